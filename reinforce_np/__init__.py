@@ -1,0 +1,35 @@
+"""The exact referee of policy-gradient estimators, in pure NumPy.
+
+    ĝ = Σₙ Σₜ  w[n,t] · ∇log π(a[n,t] | s[n,t])
+
+An estimator is a choice of weight w on the score. Give this package a finite
+MDP, a softmax policy and its parameters, and it computes the gradient of the
+expected return exactly, by independent routes, and tells whether an estimator
+agrees with it.
+
+Data flows down this list, imports never up:
+
+    graph, tables, files, mdp     the model, as data
+    examples                      small models whose answers are known on paper
+    policies                      softmax policies with hand-written scores
+    trajectories                  the record every estimator reads
+    sampling, enumeration         draw N of them; list all of them
+    estimators                    choices of the weight on the score
+    exact                         J, V, Q, gradient, Hessian, moments
+    checks                        differences, agreement, Monte Carlo confirmation
+    command_line                  python -m reinforce_np
+"""
+
+from reinforce_np import examples, exact
+from reinforce_np.arguments import FileFormatError, TooLargeError
+from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
+from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
+from reinforce_np.checks.routes import compare_routes
+from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
+from reinforce_np.estimators import Estimator, RewardToGo, TotalReturn, algorithms
+from reinforce_np.examples import random_mdp
+from reinforce_np.exact import Discounted, Undiscounted
+from reinforce_np.mdp import FiniteMDP
+from reinforce_np.policies import LinearSoftmax, TabularSoftmax
+from reinforce_np.sampling import sample, sample_blocks
+from reinforce_np.trajectories import Trajectories, concatenate

@@ -1,0 +1,1 @@
+"""Checks: derivatives by differences, agreement of all routes, Monte Carlo confirmation."""

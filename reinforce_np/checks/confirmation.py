@@ -1,0 +1,334 @@
+"""Does a Monte Carlo run agree with the exact gradient? Three verbs, one law.
+
+`confirm` runs the estimator and judges its mean and its second moment;
+`smallest_detectable_bias` says what a run of n could have caught, and
+`trajectories_needed` how many it takes. All rest on the law of the estimator
+under the hypothesis that it is right: its exact mean, variance and range, and
+Bernstein's inequality, which holds for every n (see `checks.bounds`).
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import arguments
+from reinforce_np.checks import bounds
+from reinforce_np.estimators import algorithms
+from reinforce_np.exact.derivatives import gradient as exact_gradient
+from reinforce_np.exact.moments import DirectionalMoments, directional_moments
+from reinforce_np.sampling import sample_blocks
+
+ALPHA = 1e-6
+MISS = 0.01
+CELLS = 2**22  # (trajectory, parameter) numbers held at once
+FEWEST = 2  # trajectories for which a deviation means anything
+
+
+@dataclass(frozen=True, eq=False)
+class Law:
+    """What an estimator must do if it is right, in the components that are judged.
+
+    Parameters
+    ----------
+    components : int array (C,)
+        Which components of the gradient are judged.
+    gradient : array (C,)
+        Exact ∇J_γ there: the mean under the hypothesis.
+    moments : DirectionalMoments
+        Exact moments and range of one trajectory's estimate.
+    """
+
+    components: np.ndarray
+    gradient: np.ndarray
+    moments: DirectionalMoments
+
+    @property
+    def deviation_bound(self):
+        """M: how far one trajectory's estimate can be from the mean, shape (C,)."""
+        return np.maximum(self.moments.high - self.gradient, self.gradient - self.moments.low)
+
+    @property
+    def square_bound(self):
+        """Largest possible square of one trajectory's estimate, shape (C,)."""
+        return np.maximum(self.moments.high**2, self.moments.low**2)
+
+    def detectable(self, n, alpha, miss):
+        """Return the bias that a run of n catches with probability 1 − miss, per component."""
+        each = alpha / (2 * len(self.components))
+        variance, bound = self.moments.variance, self.deviation_bound
+        return bounds.bernstein_threshold(n, variance, bound, each) + bounds.bernstein_threshold(n, variance, bound, miss)
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmation:
+    """Outcome of `confirm`; prints as a short paragraph and is true when nothing was rejected.
+
+    Parameters
+    ----------
+    n : int
+        Trajectories drawn.
+    alpha : float
+        Chance that a *correct* estimator is rejected, over all components
+        and both moments together.
+    components : int array (C,)
+        Which components of the gradient were judged.
+    estimate, gradient : array (C,)
+        Monte Carlo mean, and exact gradient.
+    standard_error : array (C,)
+        Exact: the square root of the estimator's variance over n.
+    z : array (C,)
+        (estimate − gradient)/standard_error, for description only; zero where
+        both are zero.
+    threshold : array (C,)
+        Deviation of the mean above which it is rejected.
+    smallest_detectable : array (C,)
+        Bias that this run would have caught with probability 0.99.
+    log_probability : array (2, C)
+        Bounds on the log-probability of deviations as large as seen, of the
+        first and second moments.
+    rejected : bool
+        Whether some deviation was less probable than its share of `alpha`.
+    """
+
+    n: int
+    alpha: float
+    components: np.ndarray
+    estimate: np.ndarray
+    gradient: np.ndarray
+    standard_error: np.ndarray
+    z: np.ndarray
+    threshold: np.ndarray
+    smallest_detectable: np.ndarray
+    log_probability: np.ndarray
+    rejected: bool
+
+    def __bool__(self):
+        return not self.rejected
+
+    @property
+    def conclusive(self):
+        """Whether the run could have caught something as large as the gradient itself.
+
+        True when in some component the smallest detectable bias is below the
+        gradient, or, where the gradient vanishes, below the spread of a
+        single trajectory's estimate.
+        """
+        spread = self.standard_error * math.sqrt(self.n)
+        scale = np.maximum(np.abs(self.gradient), np.where(np.abs(self.gradient) < 1e-3 * spread, spread, 0.0))
+        return bool(np.any(self.smallest_detectable <= scale))
+
+    def __str__(self):
+        i = int(np.argmin(self.log_probability.min(axis=0)))
+        moment = "mean" if self.log_probability[0, i] <= self.log_probability[1, i] else "second moment"
+        if self.rejected:
+            return (
+                f"REJECTED at alpha={self.alpha:g} over {self.n} trajectories: the {moment} of component "
+                f"{self.components[i]} would deviate this much with probability below "
+                f"10^{self.log_probability[:, i].min() / math.log(10):.1f} if the estimator were right; "
+                f"estimate {self.estimate[i]:.6g} ± {self.standard_error[i]:.2g}, exact gradient {self.gradient[i]:.6g}"
+            )
+        text = f"not rejected at alpha={self.alpha:g} over {self.n} trajectories in {len(self.components)} components"
+        return text if self.conclusive else text + ", but too few trajectories to notice even a missing gradient"
+
+
+def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=None, executor=None, rng=None):
+    """Draw `n` trajectories and judge the estimator's mean and second moment against the exact gradient.
+
+    Parameters
+    ----------
+    mdp : FiniteMDP
+        The model, with a finite horizon.
+    policy : TabularSoftmax or LinearSoftmax
+        The policy.
+    theta : array (D,)
+        Its parameters.
+    n : int
+        Number of trajectories, at least 2.
+    estimator : Estimator, optional
+        REINFORCE with reward-to-go if not given.
+    alpha : float
+        Family-wise false-alarm rate: a correct estimator is rejected with
+        probability at most `alpha`, for every n and every model.
+    components : sequence of int, optional
+        Judge only these components of the gradient.
+    executor : concurrent.futures.Executor, optional
+        Draws the trajectories.
+    rng : None, int, numpy.random.SeedSequence or numpy.random.Generator
+        Seed.
+
+    Returns
+    -------
+    Confirmation
+
+    References
+    ----------
+    Boucheron, Lugosi & Massart, *Concentration Inequalities* (2013), section 2.8.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
+    >>> print(confirm(mdp, policy, np.zeros(2), 10_000, rng=0))
+    not rejected at alpha=1e-06 over 10000 trajectories in 2 components
+    """
+    estimator = algorithms.reinforce() if estimator is None else estimator
+    law = estimator_law(mdp, policy, theta, estimator, components)
+    return confirm_law(law, mdp, policy, theta, n, estimator=estimator, alpha=alpha, executor=executor, rng=rng)
+
+
+def smallest_detectable_bias(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, miss=MISS, components=None):
+    """Return the bias that `confirm` with `n` trajectories catches with probability 1 − `miss`.
+
+    A biased estimator is taken to scatter like the right one around its own
+    mean; then a bias of this size is rejected with the stated probability.
+
+    Parameters
+    ----------
+    mdp, policy, theta, n, estimator, alpha, components
+        As in `confirm`.
+    miss : float
+        Probability of not noticing it.
+
+    Returns
+    -------
+    array (C,)
+        One per judged component, in the units of the gradient.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
+    >>> smallest_detectable_bias(mdp, policy, np.zeros(2), 10_000).round(3)
+    array([0.022, 0.022])
+    """
+    alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
+    n = arguments.integer("n", n, low=1)
+    estimator = algorithms.reinforce() if estimator is None else estimator
+    return estimator_law(mdp, policy, theta, estimator, components).detectable(n, alpha, miss)
+
+
+def trajectories_needed(
+    mdp, policy, theta, *, bias=None, standard_error=None, estimator=None, alpha=ALPHA, miss=MISS, components=None
+):
+    """Return how many trajectories catch a given bias, or reach a given standard error, in every component.
+
+    Parameters
+    ----------
+    mdp, policy, theta, estimator, alpha, miss, components
+        As in `smallest_detectable_bias`.
+    bias : float or array (C,), optional
+        Bias that must be noticed with probability 1 − `miss`.
+    standard_error : float or array (C,), optional
+        Standard error to be reached; give this or `bias`.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
+    >>> trajectories_needed(mdp, policy, np.zeros(2), standard_error=0.01)
+    625
+    >>> n = trajectories_needed(mdp, policy, np.zeros(2), bias=0.025)
+    >>> bool(smallest_detectable_bias(mdp, policy, np.zeros(2), n).max() <= 0.025)
+    True
+    """
+    alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
+    if (bias is None) == (standard_error is None):
+        raise ValueError(f"bias={bias!r} and standard_error={standard_error!r}: give exactly one of them")
+    name, value = ("bias", bias) if standard_error is None else ("standard_error", standard_error)
+    target = arguments.real_array(name, value)
+    if np.any(target <= 0):
+        raise ValueError(f"{name}={value!r} must be > 0: no finite number of trajectories reaches zero")
+    estimator = algorithms.reinforce() if estimator is None else estimator
+    law = estimator_law(mdp, policy, theta, estimator, components)
+    if standard_error is not None:
+        return max(1, math.ceil(np.max(law.moments.variance / target**2) * (1 - 1e-12)))
+    return needed_for_bias(law, target, alpha, miss)
+
+
+def needed_for_bias(law, bias, alpha, miss):
+    """Return the least n at which every component of `bias` is detectable: by doubling, then bisection."""
+    n = 1
+    while np.any(law.detectable(n, alpha, miss) > bias):
+        n *= 2
+    low = n // 2
+    while n - low > 1:
+        middle = (n + low) // 2
+        low, n = (middle, n) if np.any(law.detectable(middle, alpha, miss) > bias) else (low, middle)
+    return n
+
+
+def estimator_law(mdp, policy, theta, estimator, components=None):
+    """Return the law that an unbiased `estimator` of ∇J_γ has."""
+    if components is None:
+        components = np.arange(policy.n_parameters)
+    components = arguments.integer_array("components", components, low=0, high=policy.n_parameters, ndim=1)
+    directions = np.zeros((len(components), policy.n_parameters))
+    directions[np.arange(len(components)), components] = 1.0
+    moments = directional_moments(estimator, mdp, policy, theta, directions)
+    return Law(components, exact_gradient(mdp, policy, theta)[components], moments)
+
+
+def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=None, rng=None):
+    """Judge a run against a law that is already known; as `confirm`."""
+    alpha = _probability("alpha", alpha)
+    n = arguments.integer("n", n, low=FEWEST)
+    estimate, square = _sample_moments(law, mdp, policy, theta, n, estimator, executor, rng)
+    moments, g = law.moments, law.gradient
+    each = alpha / (2 * len(law.components))
+    variance = moments.variance
+    # (v·ĝ)² is at most its largest value B times itself, so its variance is at most B E[(v·ĝ)²] − E[(v·ĝ)²]²
+    square_variance = moments.second_moment * np.maximum(law.square_bound - moments.second_moment, 0.0)
+    rounding = 1e-12 * np.sqrt(moments.second_moment + g**2)
+    log_probability = np.array(
+        [
+            bounds.bernstein_log_probability(n, variance, law.deviation_bound, _beyond(estimate - g, rounding)),
+            bounds.bernstein_log_probability(
+                n, square_variance, law.square_bound, _beyond(square - moments.second_moment, 1e-12 * moments.second_moment)
+            ),
+        ]
+    )
+    standard_error = np.sqrt(variance / n)
+    deviation = estimate - g
+    return Confirmation(
+        n=n,
+        alpha=alpha,
+        components=law.components,
+        estimate=estimate,
+        gradient=g,
+        standard_error=standard_error,
+        z=np.divide(deviation, standard_error, out=np.zeros_like(deviation), where=standard_error > 0),
+        threshold=bounds.bernstein_threshold(n, variance, law.deviation_bound, each),
+        smallest_detectable=law.detectable(n, alpha, MISS),
+        log_probability=log_probability,
+        rejected=bool(np.any(log_probability < math.log(each))),
+    )
+
+
+def _sample_moments(law, mdp, policy, theta, n, estimator, executor, rng):
+    """Return the means of ĝ and ĝ² over `n` single-trajectory estimates, streaming blocks."""
+    total, squares = np.zeros(len(law.components)), np.zeros(len(law.components))
+    rows = max(CELLS // policy.n_parameters, 1)
+    for block in sample_blocks(mdp, policy, theta, n, executor=executor, rng=rng):
+        for first in range(0, len(block), rows):
+            part = block.take(slice(first, first + rows))
+            estimates = estimator.per_trajectory(part, mdp, policy, theta)[:, law.components]
+            total += estimates.sum(axis=0)
+            squares += (estimates**2).sum(axis=0)
+    return total / n, squares / n
+
+
+def _beyond(deviation, rounding):
+    """Return how much of a deviation is more than rounding."""
+    return np.maximum(np.abs(deviation) - rounding, 0.0)
+
+
+def _probability(name, value):
+    value = arguments.number(name, value, low=0.0, high=1.0, open_low=True, rule="a probability in (0, 1)")
+    if value == 1.0:
+        raise ValueError(f"{name}={value!r} is out of range; it must be a probability in (0, 1)")
+    return value

@@ -1,0 +1,362 @@
+"""Derivatives of any function without knowing how it is computed, and a checker of claimed ones.
+
+Two ways that agree with a hand-written gradient only if it is right:
+`complex_step`, exact to rounding for functions that accept complex input, and
+`finite_difference`, for any real function, with an error bound. `taylor_test`
+needs no step size at all, and `check_gradient` says what kind of mistake a
+wrong gradient looks like.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from reinforce_np import arguments
+
+EPS = np.finfo(np.float64).eps
+STEP = 2.0**-7  # relative to the scale of θ: three halvings balance truncation (h⁶) and rounding (ε/h)
+SAFETY = 4.0  # on the truncation estimate; tests/test_differences.py measures how often the bound holds
+ROUNDING = 32.0  # rounding errors of f, in units of ε times its size, when `noise` is not given
+MATCH = 1e-5  # how closely a diagnosis must explain a wrong gradient
+SPAN = np.array([1.0, -1.0])
+
+
+class Difference(NamedTuple):
+    """A gradient by differences, and how wrong each component may be."""
+
+    gradient: np.ndarray
+    error_bound: np.ndarray
+
+
+def complex_step(f: Callable, theta, *, step=1e-20, components=None, batch=64):
+    """∂f/∂θ_i = Im f(θ + i·h·e_i)/h, exact to rounding: nothing is subtracted.
+
+    Parameters
+    ----------
+    f : callable
+        From a batch of parameters (B, D), complex, to values (B,); analytic,
+        so it must not use ``abs``, comparisons or real casts of its values.
+    theta : array (D,)
+        Real parameters.
+    step : float
+        h; the truncation error is of order h².
+    components : sequence of int, optional
+        Only these components of the gradient.
+    batch : int
+        How many perturbed parameter vectors are passed to `f` at once.
+
+    Returns
+    -------
+    array (D,), or (len(components),)
+
+    References
+    ----------
+    Squire & Trapp, "Using Complex Variables to Estimate Derivatives of Real
+    Functions", SIAM Review 40 (1998), equation (3).
+
+    Examples
+    --------
+    >>> complex_step(lambda x: np.exp(x).sum(axis=-1), [0.0, 1.0])
+    array([1.        , 2.71828183])
+    """
+    theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
+    step = arguments.number("step", step, low=0.0, open_low=True, rule="a number > 0")
+    chosen = _chosen(components, len(theta))
+    result = np.empty(len(chosen))
+    for rows in _batches(len(chosen), batch):
+        points = np.repeat(theta[None].astype(complex), len(rows), axis=0)
+        points[np.arange(len(rows)), chosen[rows]] += 1j * step
+        values = np.asarray(f(points))
+        if values.dtype.kind != "c":
+            raise TypeError("f returned real values for complex theta, so its derivative is lost; use finite_difference instead")
+        result[rows] = values.imag / step
+    return result
+
+
+def finite_difference(f: Callable, theta, *, step=None, noise=None, components=None, batch=64):
+    """∂f/∂θ_i by central differences at h, h/2 and h/4, extrapolated twice, with an error bound.
+
+        D(h) = (f(θ + h·e_i) − f(θ − h·e_i)) / 2h
+        R(h) = (4 D(h/2) − D(h)) / 3,      answer = (16 R(h/2) − R(h)) / 15
+
+    The error bound has two parts. Rounding: each value of f is wrong by at
+    most `noise`, which the formula turns into at most 6.6·noise/h.
+    Truncation: four times the change made by the last extrapolation. The
+    second part is an estimate, not a theorem: it holds when f is smooth
+    over distances of h.
+
+    Parameters
+    ----------
+    f : callable
+        From a batch of parameters (B, D) to real values (B,).
+    theta : array (D,)
+        Real parameters; entries of −inf have derivative zero.
+    step : float, optional
+        h; 2⁻⁷ of max(1, |θ_i|) if not given.
+    noise : float, optional
+        Absolute rounding error of one value of f; 32·ε·max|f| if not given.
+        Give it when f is a small difference of large terms.
+    components, batch
+        As in `complex_step`.
+
+    Returns
+    -------
+    Difference
+        ``(gradient, error_bound)``, both (D,) or (len(components),).
+
+    References
+    ----------
+    Ridders, "Accurate computation of F'(x) and F'(x)F''(x)", Advances in
+    Engineering Software 4 (1982): the extrapolation of central differences.
+
+    Examples
+    --------
+    >>> gradient, error_bound = finite_difference(lambda x: np.exp(x).sum(axis=-1), [0.0, 1.0])
+    >>> bool(np.all(np.abs(gradient - np.exp([0.0, 1.0])) <= error_bound)), bool(np.all(error_bound < 1e-9))
+    (True, True)
+    """
+    theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
+    chosen = _chosen(components, len(theta))
+    at = theta[chosen]
+    finite = np.isfinite(at)
+    h = STEP * np.maximum(1.0, np.abs(np.where(finite, at, 0.0)))
+    if step is not None:
+        h = np.full(len(chosen), arguments.number("step", step, low=0.0, open_low=True, rule="a number > 0"))
+    D = np.zeros((3, len(chosen)))
+    size = 0.0
+    for level in range(3):
+        for rows in _batches(len(chosen), batch):
+            points = np.repeat(theta[None], 2 * len(rows), axis=0).reshape(2, len(rows), -1)
+            column = np.where(finite[rows], at[rows], 0.0) + SPAN[:, None] * h[rows] / 2**level
+            points[:, np.arange(len(rows)), chosen[rows]] = np.where(finite[rows], column, -np.inf)
+            values = np.asarray(f(points.reshape(2 * len(rows), -1)), dtype=np.float64).reshape(2, len(rows))
+            if not np.isfinite(values).all():
+                raise ValueError("f is not finite near theta, so it has no finite difference; use another theta or a smaller step")
+            width = np.where(finite[rows], column[0] - column[1], 1.0)  # what was really stepped, after rounding
+            D[level, rows] = (values[0] - values[1]) / width
+            size = max(size, np.abs(values).max(initial=0.0))
+    R = (4 * D[1:] - D[:-1]) / 3
+    gradient = (16 * R[1] - R[0]) / 15
+    noise = ROUNDING * EPS * size if noise is None else arguments.number("noise", noise, low=0.0)
+    # the weights of D(h), D(h/2), D(h/4) are 1/45, -20/45, 64/45, and D(x) is wrong by noise/x
+    rounding = noise / h * (1 + 20 * 2 + 64 * 4) / 45
+    # the second term stands in when the h⁴ terms of the two extrapolations happen to cancel
+    truncation = SAFETY * np.maximum(np.abs(gradient - R[1]), np.abs(R[1] - D[2]) / 1000)
+    return Difference(gradient, np.where(finite, truncation + rounding, 0.0))
+
+
+class TaylorTest(NamedTuple):
+    """How the remainder of a first-order expansion shrinks with the step."""
+
+    slope: float
+    steps: np.ndarray
+    remainders: np.ndarray
+    passed: bool
+
+
+def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng=None):
+    """Check a gradient without choosing a step: |f(θ+hv) − f(θ) − h g·v| must fall like h².
+
+    With a wrong gradient it falls like h only. The steps span 2⁻³ … 2⁻²⁰, and
+    the slope is fitted where the remainder stands clear of rounding.
+
+    Parameters
+    ----------
+    f : callable
+        From a batch of parameters (B, D) to real values (B,).
+    gradient : array (D,)
+        The claimed gradient.
+    theta : array (D,)
+        Where.
+    direction : array (D,), optional
+        v; a random one of unit length (largest component one) if not given.
+    noise : float, optional
+        As in `finite_difference`.
+    rng : None, int or numpy.random.Generator
+        Chooses the direction.
+
+    Returns
+    -------
+    TaylorTest
+        ``slope`` of log remainder against log step, the steps, the
+        remainders, and ``passed``: slope within 0.1 of two or above, or all
+        remainders at the level of rounding.
+
+    Examples
+    --------
+    >>> f = lambda x: np.exp(x).sum(axis=-1)
+    >>> bool(taylor_test(f, np.exp([0.0, 1.0]), [0.0, 1.0], rng=0).passed)
+    True
+    >>> bool(taylor_test(f, -np.exp([0.0, 1.0]), [0.0, 1.0], rng=0).passed)
+    False
+    """
+    theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
+    gradient = arguments.real_array("gradient", gradient, shape=theta.shape)
+    finite = np.isfinite(theta)
+    if direction is None:
+        direction = np.random.default_rng(rng).uniform(-1, 1, size=theta.shape)
+        direction = direction / np.abs(direction).max(initial=1e-300)
+    v = np.where(finite, arguments.real_array("direction", direction, shape=theta.shape), 0.0)
+    steps = 2.0 ** -np.arange(3, 21)
+    with np.errstate(invalid="ignore"):
+        points = np.where(finite, theta + steps[:, None] * v, -np.inf)
+    values, start = np.asarray(f(points), dtype=float), float(np.asarray(f(theta[None]))[0])
+    moved = np.where(finite, points - np.where(finite, theta, 0.0), 0.0) @ gradient  # what was really stepped
+    remainders = np.abs(values - start - moved)
+    if noise is None:
+        noise = ROUNDING * EPS * max(np.abs(values).max(), abs(start))
+    clear = remainders > 100 * (noise + EPS * np.abs(moved))
+    if clear.sum() < 3:
+        return TaylorTest(np.inf, steps, remainders, True)
+    last = np.flatnonzero(clear)[-4:]  # the smallest steps still clear of rounding, where only the leading order is left
+    slope = float(np.polyfit(np.log(steps[last]), np.log(remainders[last]), 1)[0])
+    return TaylorTest(slope, steps, remainders, slope > 1.9)
+
+
+@dataclass(frozen=True, eq=False)
+class GradientCheck:
+    """The verdict of `check_gradient`; prints as a short paragraph and is true when it passed.
+
+    Parameters
+    ----------
+    passed : bool
+        Every component is within its tolerance.
+    claimed, expected : array (D,)
+        The gradient under test, and the one by differences.
+    tolerance : array (D,)
+        Error bound of `expected`, plus the relative tolerance asked for.
+    wrong : int array
+        Components outside their tolerance, worst first.
+    diagnosis : str
+        What kind of mistake it looks like.
+    """
+
+    passed: bool
+    claimed: np.ndarray
+    expected: np.ndarray
+    tolerance: np.ndarray
+    wrong: np.ndarray
+    diagnosis: str
+
+    def __bool__(self):
+        return self.passed
+
+    def __str__(self):
+        if self.passed:
+            worst = float(np.max(np.abs(self.claimed - self.expected), initial=0.0))
+            return f"gradient confirmed: {len(self.claimed)} components, largest difference {worst:.2g}"
+        lines = [f"gradient WRONG in {len(self.wrong)} of {len(self.claimed)} components: {self.diagnosis}"]
+        for i in self.wrong[:5]:
+            lines.append(
+                f"  component {i}: claimed {self.claimed[i]:.8g}, by differences {self.expected[i]:.8g} "
+                f"± {self.tolerance[i]:.1g}, difference {self.claimed[i] - self.expected[i]:.3g}"
+            )
+        if len(self.wrong) > 5:
+            lines.append(f"  ... and {len(self.wrong) - 5} more")
+        return "\n".join(lines)
+
+
+def check_gradient(f: Callable, gradient, theta, *, relative=1e-7, step=None, noise=None, vectorised=False):
+    """Check a claimed gradient of any function, and say what is wrong with it.
+
+    Parameters
+    ----------
+    f : callable
+        From parameters (D,) to a number; or, with `vectorised`, from a batch
+        (B, D) to numbers (B,).
+    gradient : array (D,) or callable
+        The claimed gradient, or a function from θ to it.
+    theta : array (D,)
+        Where to check.
+    relative : float
+        Allowed difference, relative to the largest component of the
+        gradient by differences, on top of its error bound.
+    step, noise
+        As in `finite_difference`.
+    vectorised : bool
+        Whether `f` takes batches.
+
+    Returns
+    -------
+    GradientCheck
+        Usable in ``assert check_gradient(...)``; its text names the
+        components, by how much they differ, and whether the error looks like
+        a sign, a factor, a permutation or a missing term.
+
+    Examples
+    --------
+    >>> theta = np.array([0.5, -1.0, 2.0])
+    >>> print(check_gradient(lambda x: np.sum(x**3), 3 * theta**2, theta))
+    gradient confirmed: 3 components, largest difference ...
+    >>> print(check_gradient(lambda x: np.sum(x**3), -3 * theta**2, theta))
+    gradient WRONG in 3 of 3 components: the sign is wrong (claimed = -1 × expected)
+      component 2: claimed -12, by differences 12 ± 1e-06, difference -24
+      component 1: claimed -3, by differences 3 ± 1e-06, difference -6
+      component 0: claimed -0.75, by differences 0.75 ± 1e-06, difference -1.5
+    """
+    theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
+    claimed = arguments.real_array("gradient", gradient(theta) if callable(gradient) else gradient, shape=theta.shape)
+    relative = arguments.number("relative", relative, low=0.0)
+    batched = f if vectorised else lambda points: np.array([float(f(point)) for point in points])
+    expected, bound = finite_difference(batched, theta, step=step, noise=noise)
+    tolerance = bound + relative * np.max(np.abs(expected), initial=0.0)
+    excess = np.abs(claimed - expected) - tolerance
+    order = np.argsort(-excess, kind="stable")
+    wrong = order[excess[order] > 0]
+    diagnosis = "" if not len(wrong) else diagnose(claimed, expected, wrong)
+    return GradientCheck(not len(wrong), claimed, expected, tolerance, wrong, diagnosis)
+
+
+def diagnose(claimed, expected, wrong):
+    """Say what kind of mistake turns `expected` into `claimed`: the first explanation that fits.
+
+    Parameters
+    ----------
+    claimed, expected : array (D,)
+        Two gradients that differ.
+    wrong : int array
+        The components in which they differ.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> diagnose(np.array([2.0, 4.0]), np.array([1.0, 2.0]), [0, 1])
+    'a constant factor is wrong (claimed = 2 × expected)'
+    >>> diagnose(np.array([1.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0]), [1, 2])
+    'the same numbers stand in another order (a wrong index or reshape): components 1, 2'
+    """
+    scale = max(np.abs(expected).max(), np.abs(claimed).max())
+    close = MATCH * scale
+    if not np.any(np.abs(claimed) > close):
+        return "it is zero everywhere"
+    factor = float(claimed @ expected / (expected @ expected)) if np.any(np.abs(expected) > close) else np.nan
+    if len(claimed) > 1 and np.allclose(claimed, factor * expected, rtol=0, atol=close):
+        if abs(factor + 1) < MATCH:
+            return "the sign is wrong (claimed = -1 × expected)"
+        return f"a constant factor is wrong (claimed = {factor:.6g} × expected)"
+    named = ", ".join(str(int(i)) for i in np.sort(wrong)[:8]) + (", ..." if len(wrong) > 8 else "")
+    if np.allclose(np.sort(claimed), np.sort(expected), rtol=0, atol=close):
+        return f"the same numbers stand in another order (a wrong index or reshape): components {named}"
+    if np.allclose(np.abs(claimed), np.abs(expected), rtol=0, atol=close):
+        return f"the sign is wrong in components {named}"
+    offset = claimed - expected
+    if len(claimed) > 1 and np.ptp(offset) < close:
+        return f"every component is off by the same amount ({offset[0]:.6g})"
+    if len(wrong) <= max(1, len(claimed) // 4):
+        return f"a term is missing or extra in component{'s' if len(wrong) > 1 else ''} {named} only"
+    cosine = float(claimed @ expected / (np.linalg.norm(claimed) * np.linalg.norm(expected)))
+    return f"no simple factor, sign or permutation explains it (cosine with the expected gradient {cosine:.4f})"
+
+
+def _chosen(components, n):
+    return np.arange(n) if components is None else arguments.integer_array("components", components, low=0, high=n, ndim=1)
+
+
+def _batches(n, batch):
+    batch = arguments.integer("batch", batch, low=1)
+    return [np.arange(i, min(i + batch, n)) for i in range(0, n, batch)]

@@ -1,0 +1,219 @@
+"""Exact first two moments, and the range, of REINFORCE from a single trajectory.
+
+No sampling and no enumeration: the moments of a sum over a trajectory close
+under a backward recursion, and its second moment is unrolled forwards with
+the occupancy. Everything is per *direction* v, the estimator of v·∇J, so that
+a few directions of a huge parameter vector cost little; the coordinates are
+the rows of the identity.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import graph
+from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
+from reinforce_np.exact import bellman
+from reinforce_np.exact.objectives import Discounted
+from reinforce_np.exact.values import induced
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionalMoments:
+    """What one trajectory's estimate v·ĝ can be, for E directions v.
+
+    Parameters
+    ----------
+    mean, second_moment : array (E,)
+        E[v·ĝ] and E[(v·ĝ)²].
+    low, high : array (E,)
+        Bounds on v·ĝ over all possible trajectories; not always attained.
+    """
+
+    mean: np.ndarray
+    second_moment: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    @property
+    def variance(self):
+        """Var[v·ĝ], shape (E,)."""
+        return np.maximum(self.second_moment - self.mean**2, 0.0)
+
+
+def directional_moments(estimator, mdp, policy, theta, directions):
+    """Return the exact moments and the range of v·ĝ for one trajectory, by recursion.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        With advantage `TotalReturn` or `RewardToGo`.
+    mdp : FiniteMDP
+        The model, with a finite horizon.
+    policy, theta
+        The policy that draws the trajectory and whose score is weighted.
+    directions : array (E, D)
+        One direction a row.
+
+    Returns
+    -------
+    DirectionalMoments
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples
+    >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
+    >>> moments = directional_moments(algorithms.reinforce(), mdp, policy, np.zeros(2), np.eye(2))
+    >>> moments.mean, moments.variance
+    (array([-0.25,  0.25]), array([0.0625, 0.0625]))
+    """
+    if mdp.horizon is None:
+        raise ValueError("horizon=None: moments of a single trajectory are computed for a finite horizon; use replace(horizon=...)")
+    pi, _, gamma = induced(mdp, policy, theta, Discounted())
+    psi = policy.score_along(theta, directions)
+    advantage = estimator.advantage
+    if isinstance(advantage, TotalReturn):
+        mean, second = _total_return_moments(mdp, pi, psi, gamma, advantage.baseline)
+        low, high = _total_return_range(mdp, pi, psi, gamma, advantage.baseline)
+    elif isinstance(advantage, RewardToGo):
+        eta = gamma if estimator.discounted_score else 1.0
+        mean, second = _trace_moments(mdp, pi, psi, gamma, eta, advantage.baseline)
+        low, high = _trace_range(mdp, pi, psi, gamma, eta, advantage.baseline)
+    else:
+        raise TypeError(f"advantage={advantage!r} has no recursion; use TotalReturn or RewardToGo")
+    return DirectionalMoments(mean, second, low, high)
+
+
+def _trace_moments(mdp, pi, psi, gamma, eta, baseline):
+    """Moments of X_t = ψ_t (r_t − b(s_t) + γ G_{t+1}) + η X_{t+1} at the start.
+
+    With a prime for the next step and everything averaged over actions and outcomes,
+
+        E[w]  = r − b + γ E[G'],      E[w²] = (r−b)² + 2 (r−b) γ E[G'] + γ² E[G'²]
+        E[GX] = ψ E[G w] + η (r E[X'] + γ E[G'X']),     E[G w] = r (r−b) + (2r−b) γ E[G'] + γ² E[G'²]
+        E[X²] = ψ² E[w²] + 2 η ψ ((r−b) E[X'] + γ E[G'X']) + η² E[X'²],
+
+    and the last line is unrolled forwards: o(s), with η² per step, counts
+    how much the square of each step matters at the start.
+    """
+    P = pi[:, :, None] * mdp.probability
+    live = ~mdp.terminated
+    r = mdp.reward
+    o = list(bellman.forward(mdp, pi, eta**2))
+    g1, g2 = np.zeros(mdp.n_states), np.zeros(mdp.n_states)  # E[G], E[G²]
+    x, gx = np.zeros((mdp.n_states, psi.shape[-1])), np.zeros((mdp.n_states, psi.shape[-1]))  # E[X], E[GX]
+    second = np.zeros(psi.shape[-1])
+    for t in reversed(range(mdp.horizon)):
+        rb = r - _baseline_at(baseline, t)
+        G1, G2 = live * g1[mdp.next_state], live * g2[mdp.next_state]
+        w1 = rb + gamma * G1
+        w2 = rb**2 + 2 * rb * gamma * G1 + gamma**2 * G2
+        gw = r * rb + (r + rb) * gamma * G1 + gamma**2 * G2
+        PX = np.einsum("sak,sake->sae", P * live, x[mdp.next_state])  # Σₖ P X'
+        PrX = np.einsum("sak,sake->sae", P * live * r, x[mdp.next_state])
+        PbX = PrX - np.einsum("sak,sake->sae", P * live * (r - rb), x[mdp.next_state])
+        PGX = np.einsum("sak,sake->sae", P * live, gx[mdp.next_state])
+        Pw1, Pw2, Pgw = ((P * w).sum(axis=2)[..., None] for w in (w1, w2, gw))
+        second += np.einsum("s,sae->e", o[t], psi**2 * Pw2 + 2 * eta * psi * (PbX + gamma * PGX))
+        x, gx = (psi * Pw1 + eta * PX).sum(axis=1), (psi * Pgw + eta * (PrX + gamma * PGX)).sum(axis=1)
+        g1, g2 = (P * (r + gamma * G1)).sum(axis=(1, 2)), (P * (r**2 + 2 * r * gamma * G1 + gamma**2 * G2)).sum(axis=(1, 2))
+    return mdp.initial @ x, second
+
+
+def _total_return_moments(mdp, pi, psi, gamma, b):
+    """Moments of ĝ = (Σ_t ψ_t)(R − b).
+
+    Split at step t into C − b, what was collected before it, and γᵗ R_t,
+    what comes. With F' the score sum after step t,
+
+        E[ĝ]  = Σ_t Σ_s Σ_j binom(1,j) f_j γ^{t(1−j)} E[ψ R^{1−j} | s]
+        E[ĝ²] = Σ_t Σ_s Σ_j binom(2,j) f_j γ^{t(2−j)} E[ψ² R^{2−j} + 2ψ F' R^{2−j} | s],
+
+    where f_j(s) = E[(C − b)ʲ; s_t = s] runs forwards and E[Rʲ], E[F Rʲ] run
+    backwards from the end.
+    """
+    S, E = mdp.n_states, psi.shape[-1]
+    P, live, r = pi[:, :, None] * mdp.probability, ~mdp.terminated, mdp.reward
+    f = list(_collected_moments(mdp, pi, gamma, b))
+    R = [np.ones(S), np.zeros(S), np.zeros(S)]  # E[Rʲ | s] of the steps still to come
+    FR = [np.zeros((S, E)) for _ in range(3)]  # E[F Rʲ | s]
+    mean, second = np.zeros(E), np.zeros(E)
+    for t in reversed(range(mdp.horizon)):
+        R1, R2 = live * R[1][mdp.next_state], live * R[2][mdp.next_state]
+        powers = [np.ones_like(r), r + gamma * R1, r**2 + 2 * r * gamma * R1 + gamma**2 * R2]
+        F0, F1, F2 = (live[..., None] * moment[mdp.next_state] for moment in FR)
+        rk = r[..., None]
+        scores = [F0, rk * F0 + gamma * F1, rk**2 * F0 + 2 * rk * gamma * F1 + gamma**2 * F2]
+        PR = [np.einsum("sak,sak->sa", P, power) for power in powers]
+        PF = [np.einsum("sak,sake->sae", P, score) for score in scores]
+        for j in range(3):
+            m = 2 - j
+            inner = psi**2 * PR[m][..., None] + 2 * psi * PF[m]
+            second += (1, 2, 1)[j] * gamma ** (t * m) * np.einsum("s,sae->e", f[t][j], inner)
+        for j in range(2):
+            mean += gamma ** (t * (1 - j)) * np.einsum("s,sae,sa->e", f[t][j], psi, PR[1 - j])
+        R = [moment.sum(axis=1) for moment in PR]
+        FR = [(psi * PR[j][..., None] + PF[j]).sum(axis=1) for j in range(3)]
+    return mean, second
+
+
+def _collected_moments(mdp, pi, gamma, b):
+    """Yield f_j(s) = E[(C − b)ʲ; s_t = s and alive], j = 0, 1, 2, for t = 0, ..., T−1; C = Σ_{u<t} γᵘ r_u."""
+    arrive, p = bellman.arrivals(mdp), mdp.continuation
+    f0, f1, f2 = mdp.initial, -b * mdp.initial, b**2 * mdp.initial
+    for t in range(mdp.horizon):
+        yield f0, f1, f2
+        step = pi[:, :, None] * p
+        c = gamma**t * mdp.reward
+        F0, F1, F2 = (f[:, None, None] for f in (f0, f1, f2))
+        f0, f1, f2 = arrive(step * F0), arrive(step * (F1 + c * F0)), arrive(step * (F2 + 2 * c * F1 + c**2 * F0))
+
+
+def _trace_range(mdp, pi, psi, gamma, eta, baseline):
+    """Bounds on X: interval recursion over all possible outcomes."""
+    impossible = ~graph.possible_outcomes(mdp, pi)
+    live = ~mdp.terminated
+    g_low, g_high = np.zeros(mdp.n_states), np.zeros(mdp.n_states)
+    x_low, x_high = np.zeros((mdp.n_states, psi.shape[-1])), np.zeros((mdp.n_states, psi.shape[-1]))
+    psi = psi[:, :, None]
+    for t in reversed(range(mdp.horizon)):
+        G_low = mdp.reward + gamma * live * g_low[mdp.next_state]
+        G_high = mdp.reward + gamma * live * g_high[mdp.next_state]
+        w_low, w_high = (np.asarray(G - _baseline_at(baseline, t))[..., None] for G in (G_low, G_high))
+        X_low = np.minimum(psi * w_low, psi * w_high) + eta * live[..., None] * x_low[mdp.next_state]
+        X_high = np.maximum(psi * w_low, psi * w_high) + eta * live[..., None] * x_high[mdp.next_state]
+        g_low, g_high = _extremes(G_low, G_high, impossible)
+        x_low, x_high = _extremes(X_low, X_high, impossible[..., None])
+    started = mdp.initial > 0
+    return x_low[started].min(axis=0), x_high[started].max(axis=0)
+
+
+def _total_return_range(mdp, pi, psi, gamma, b):
+    """Bounds on (Σψ)(R − b): the product of the ranges of its factors."""
+    impossible = ~graph.possible_outcomes(mdp, pi)
+    live = ~mdp.terminated
+    r_low, r_high = np.zeros(mdp.n_states), np.zeros(mdp.n_states)
+    f_low, f_high = np.zeros((mdp.n_states, psi.shape[-1])), np.zeros((mdp.n_states, psi.shape[-1]))
+    for _ in range(mdp.horizon):
+        r_low, r_high = _extremes(
+            *(mdp.reward + gamma * live * R[mdp.next_state] for R in (r_low, r_high)), impossible
+        )
+        f_low, f_high = _extremes(
+            *(psi[:, :, None] + live[..., None] * F[mdp.next_state] for F in (f_low, f_high)), impossible[..., None]
+        )
+    started = mdp.initial > 0
+    R = np.array([r_low[started].min() - b, r_high[started].max() - b])[:, None]
+    corners = np.concatenate([R * f_low[started].min(axis=0), R * f_high[started].max(axis=0)])
+    return corners.min(axis=0), corners.max(axis=0)
+
+
+def _extremes(low, high, impossible):
+    """Return the least and greatest over possible (a, k), per state."""
+    return np.where(impossible, np.inf, low).min(axis=(1, 2)), np.where(impossible, -np.inf, high).max(axis=(1, 2))
+
+
+def _baseline_at(baseline, t):
+    """Return b(s) at step t, shaped to subtract from (S, A, K)."""
+    baseline = np.asarray(baseline)
+    b = baseline[t] if baseline.ndim == 2 else baseline
+    return b[:, None, None] if b.ndim else b

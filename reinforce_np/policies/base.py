@@ -1,0 +1,313 @@
+"""What the softmax policies over finite states share: everything but their logits.
+
+A policy is a choice of logits z(s, a; θ), linear in θ. `SoftmaxPolicy` turns
+logits into probabilities, scores and contractions; the two policies beside it
+say only how θ makes logits, and how weights on logits are pulled back to θ.
+This is the package's one base class: the alternative was the same twelve
+methods written twice.
+"""
+
+import numpy as np
+
+from reinforce_np import arguments
+from reinforce_np.policies import softmax
+
+
+class SoftmaxPolicy:
+    """π_θ(a|s) = exp(z(s,a;θ)/τ) / Σ_b exp(z(s,b;θ)/τ), with logits linear in θ.
+
+    θ is always an argument: a flat float64 (or complex) vector of shape (D,),
+    or a batch of them of shape (..., D) where a method says so.
+    """
+
+    n_states: int
+    n_actions: int
+    n_parameters: int
+    temperature: float
+    mask: np.ndarray | None
+
+    def linear_logits(self, theta: np.ndarray) -> np.ndarray:
+        """Return z(s, a; θ) before masking, shape (..., S, A)."""
+        raise NotImplementedError("a policy defines its logits")
+
+    def pull_back(self, weights: np.ndarray) -> np.ndarray:
+        """Return Σ_{s,a} w(s,a) ∂z(s,a)/∂θ, from (..., S, A) to (..., D)."""
+        raise NotImplementedError("a policy defines the transpose of its logits")
+
+    def pull_back_magnitudes(self, weights: np.ndarray) -> np.ndarray:
+        """Return Σ_{s,a} w(s,a) |∂z(s,a)/∂θ|, the size of the terms in `pull_back`, for weights >= 0."""
+        raise NotImplementedError("a policy defines the transpose of its logits")
+
+    def check_theta(self, theta):
+        """Return θ as a float64 or complex128 array of shape (..., D), or say what is wrong with it."""
+        theta = np.asarray(theta)
+        if theta.dtype.kind not in "biufc":
+            raise TypeError(f"theta holds {theta.dtype} values; it must hold real (or complex) numbers")
+        if theta.ndim == 0 or theta.shape[-1] != self.n_parameters:
+            raise ValueError(
+                f"theta has shape {theta.shape}; its last axis must have length n_parameters={self.n_parameters}"
+            )
+        theta = theta.astype(np.complex128 if theta.dtype.kind == "c" else np.float64)
+        wrong = ~(np.isfinite(theta.real) & np.isfinite(theta.imag))
+        if self.allows_minus_infinity:
+            wrong &= theta.real != -np.inf
+        if wrong.any():
+            index = arguments.first_index(wrong)
+            remedy = "use a finite number, or -inf to mask an action" if self.allows_minus_infinity else "use finite numbers"
+            raise ValueError(f"{arguments.at('theta', index)}={theta[index]} is not allowed; {remedy}")
+        return theta
+
+    allows_minus_infinity = False
+
+    def logits(self, theta):
+        """Logits z(s, a; θ), −inf where masked, shape (..., S, A).
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+
+        Returns
+        -------
+        array (..., S, A)
+        """
+        theta = self.check_theta(theta)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = self.linear_logits(theta)
+        if self.mask is not None:
+            logits = np.where(self.mask, logits, -np.inf)
+        real = logits.real
+        wrong = np.isnan(real) | (real == np.inf)
+        if wrong.any():
+            index = arguments.first_index(wrong)
+            raise ValueError(f"{arguments.at('logits', index)}={real[index]}: features times theta overflow; scale them down")
+        blocked = (real == -np.inf).all(axis=-1)
+        if blocked.any():
+            index = arguments.first_index(blocked)
+            raise ValueError(f"{arguments.at('logits', index)} are all -inf: leave at least one action of every state unmasked")
+        return logits
+
+    def probabilities(self, theta):
+        """π_θ(a|s), shape (..., S, A).
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+
+        Returns
+        -------
+        array (..., S, A)
+            Zero where masked; every row sums to one.
+        """
+        return softmax.softmax(self.logits(theta), self.temperature)
+
+    def log_probabilities(self, theta):
+        """log π_θ(a|s) in nats, shape (..., S, A); −inf where masked, right where π underflows.
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+
+        Returns
+        -------
+        array (..., S, A)
+        """
+        return softmax.log_softmax(self.logits(theta), self.temperature)
+
+    def score(self, theta):
+        """∇_θ log π_θ(a|s) for every state-action pair, shape (..., S, A, D).
+
+        ∇ log π(a|s) = (1/τ) [∇z(s,a) − Σ_b π(b|s) ∇z(s,b)], zero where masked.
+        The array has S·A·D entries: for large models use `contract`, which
+        never builds it.
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+
+        Returns
+        -------
+        array (..., S, A, D)
+        """
+        logits = self.logits(theta)
+        score = softmax.logit_score(softmax.softmax(logits, self.temperature))
+        score = np.where((logits.real == -np.inf)[..., None], 0.0, score) / self.temperature
+        pulled = [self._pull_back_rows(score[..., a, :]) for a in range(self.n_actions)]
+        return np.stack(pulled, axis=-2)
+
+    def score_along(self, theta, directions):
+        """v·∇_θ log π_θ(a|s) for directions v, shape (S, A, E), without building the scores.
+
+        Parameters
+        ----------
+        theta : array (D,)
+            Parameters.
+        directions : array (E, D)
+            One direction a row.
+
+        Returns
+        -------
+        array (S, A, E)
+            Zero where masked.
+        """
+        logits = self.logits(theta)
+        pi = softmax.softmax(logits, self.temperature)
+        slopes = np.where(logits.real == -np.inf, 0.0, self.linear_logits(np.asarray(directions, dtype=np.float64)))
+        centred = slopes * softmax.sum_of_others(pi) - softmax.sum_of_others(pi * slopes)
+        return np.moveaxis(np.where(logits.real == -np.inf, 0.0, centred), 0, -1) / self.temperature
+
+    def contract(self, theta, weights):
+        """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+        weights : array (..., S, A)
+            Weight on each score; leading axes broadcast against those of
+            `theta`. Weights of masked actions count for nothing.
+
+        Returns
+        -------
+        array (..., D)
+        """
+        logits = self.logits(theta)
+        weights = np.asarray(weights)
+        if weights.shape[-2:] != (self.n_states, self.n_actions):
+            raise ValueError(f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})")
+        weights = np.where(logits.real == -np.inf, 0.0, weights)
+        pulled = softmax.contract_logit_score(softmax.softmax(logits, self.temperature), weights)
+        return self.pull_back(pulled) / self.temperature
+
+    def hessian_contract(self, theta, weights):
+        """Σ_{s,a} w(s,a) ∇²_θ log π_θ(a|s), shape (D, D).
+
+        For logits linear in θ the Hessian of log π(a|s) is −Cov_π[∇z(s,·)]/τ²,
+        the same for every action.
+
+        Parameters
+        ----------
+        theta : array (D,)
+            Parameters.
+        weights : array (S, A)
+            Weight on each Hessian.
+
+        Returns
+        -------
+        array (D, D)
+        """
+        weights = np.where(self.logits(theta).real == -np.inf, 0.0, weights)
+        return -self.fisher_information(theta, weights.sum(axis=-1))
+
+    def fisher_information(self, theta, state_weights):
+        """Σ_s d(s) Σₐ π(a|s) ∇log π(a|s) ∇log π(a|s)ᵀ, shape (D, D).
+
+        Parameters
+        ----------
+        theta : array (D,)
+            Parameters.
+        state_weights : array (S,)
+            d(s): how much each state counts (a distribution, an occupancy,
+            or any weights).
+
+        Returns
+        -------
+        array (D, D)
+            Symmetric; positive semi-definite when `state_weights` are >= 0.
+        """
+        covariance = softmax.logit_covariance(self.probabilities(theta))
+        state_weights = np.asarray(state_weights)
+        arguments.check_shape("state_weights", state_weights, shape=(self.n_states,))
+        return self._sandwich(state_weights[:, None, None] * covariance) / self.temperature**2
+
+    def entropy(self, theta):
+        """H(s) = −Σₐ π(a|s) log π(a|s) in nats, shape (..., S).
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+
+        Returns
+        -------
+        array (..., S)
+        """
+        pi, log_pi = self.probabilities(theta), self.log_probabilities(theta)
+        return -(pi * np.where(pi == 0, 0.0, log_pi)).sum(axis=-1)
+
+    def kl(self, theta, reference):
+        """KL(π_θ(·|s) ‖ π_ref(·|s)) = Σₐ π log(π/π_ref) in nats, shape (..., S).
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+        reference : array (D,) or (S, A)
+            Parameters of this same policy, or a table of probabilities.
+
+        Returns
+        -------
+        array (..., S)
+
+        Raises
+        ------
+        ValueError
+            Where the reference gives probability zero to an action that π_θ
+            can take: the divergence is infinite there.
+        """
+        pi, log_pi = self.probabilities(theta), self.log_probabilities(theta)
+        log_reference = self.log_probabilities_of("reference", reference)
+        wrong = (pi.real > 0) & (log_reference == -np.inf)
+        if wrong.any():
+            s, a = arguments.first_index(wrong)[-2:]
+            raise ValueError(f"reference[{s}, {a}]=0 where the policy can act: the KL is infinite; give it probability")
+        possible = pi != 0
+        return (pi * (np.where(possible, log_pi, 0.0) - np.where(possible, log_reference, 0.0))).sum(axis=-1)
+
+    def log_probabilities_of(self, name, other):
+        """Return log-probabilities (S, A) of a policy given as θ (D,) or as a table of probabilities (S, A).
+
+        Parameters
+        ----------
+        name : str
+            What to call it in messages.
+        other : array (D,) or (S, A)
+            Parameters of this policy, or probabilities.
+
+        Returns
+        -------
+        array (S, A)
+        """
+        other = np.asarray(other)
+        if other.ndim == 1:
+            return self.log_probabilities(arguments.real_array(name, other, shape=(self.n_parameters,),
+                                                               minus_infinity=self.allows_minus_infinity))
+        table = arguments.probability_array(name, other, shape=(self.n_states, self.n_actions))
+        arguments.check_sums(name, table.sum(axis=1))
+        with np.errstate(divide="ignore"):
+            return np.log(table)
+
+    def _pull_back_rows(self, weights):
+        """Return Σₐ w(s,a) ∂z(s,a)/∂θ for each state, from (..., S, A) to (..., S, D)."""
+        raise NotImplementedError
+
+    def _sandwich(self, blocks):
+        """Return Σ_s Σ_{a,b} ∂z(s,a)/∂θ B(s,a,b) ∂z(s,b)/∂θᵀ, from (S, A, A) to (D, D)."""
+        raise NotImplementedError
+
+
+def check_options(policy, temperature, mask):
+    """Set `temperature` and `mask` of a frozen policy record, checked."""
+    temperature = arguments.number("temperature", temperature, low=0.0, open_low=True, rule="a finite number > 0")
+    object.__setattr__(policy, "temperature", temperature)
+    if mask is not None:
+        mask = arguments.boolean_array("mask", mask, shape=(policy.n_states, policy.n_actions))
+        blocked = ~mask.any(axis=1)
+        if blocked.any():
+            s = arguments.first_index(blocked)
+            raise ValueError(f"{arguments.at('mask', s)} allows no action; allow at least one in every state")
+        mask.setflags(write=False)
+    object.__setattr__(policy, "mask", mask)

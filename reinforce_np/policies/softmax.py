@@ -1,0 +1,95 @@
+"""The softmax and its derivatives, by hand, accurate when one action dominates.
+
+All functions act on the last axis (actions) and accept complex arrays, so
+that derivatives of everything built on them can be checked by complex step.
+
+The one numerical trap is 1 − π(a): when action a dominates it loses every
+digit by subtraction. It is the sum of the *other* probabilities, and that sum
+is what is used everywhere below.
+"""
+
+import numpy as np
+
+
+def shifted_logits(logits, temperature):
+    """Return (z − max z)/τ of each row, which entries are masked, and where the maximum is.
+
+    Masked entries (−inf, also by overflow of the difference: probability
+    zero, correctly) are returned as zero, so that no arithmetic meets an
+    infinity.
+    """
+    best = np.argmax(logits.real, axis=-1, keepdims=True)
+    masked = logits.real == -np.inf
+    with np.errstate(over="ignore"):
+        shifted = np.where(masked, 0.0, logits) - np.take_along_axis(logits, best, axis=-1)
+        shifted = np.where(masked, 0.0, shifted) / temperature
+    masked = masked | (shifted.real == -np.inf)
+    return np.where(masked, 0.0, shifted), masked, best
+
+
+def softmax(logits, temperature=1.0):
+    """π(a) = exp(zₐ/τ) / Σ_b exp(z_b/τ), shape as `logits`.
+
+    Examples
+    --------
+    >>> softmax(np.array([0.0, np.log(3.0), -np.inf]))
+    array([0.25, 0.75, 0.  ])
+    """
+    shifted, masked, _ = shifted_logits(logits, temperature)
+    weights = np.where(masked, 0.0, np.exp(shifted))
+    return weights / weights.sum(axis=-1, keepdims=True)
+
+
+def log_softmax(logits, temperature=1.0):
+    """log π(a) = zₐ/τ − log Σ_b exp(z_b/τ), shape as `logits`; −inf where masked.
+
+    The sum over the actions other than the largest goes through log1p, so
+    log π keeps its digits when it is close to zero.
+    """
+    shifted, masked, best = shifted_logits(logits, temperature)
+    others = np.where(masked, 0.0, np.exp(shifted))
+    np.put_along_axis(others, best, 0.0, axis=-1)
+    return np.where(masked, -np.inf, shifted - np.log1p(others.sum(axis=-1, keepdims=True)))
+
+
+def sum_of_others(x):
+    """Σ_{b≠a} x_b for every a, without subtracting: sums from the left plus sums from the right.
+
+    Examples
+    --------
+    >>> sum_of_others(np.array([1.0, 1e-30, 2e-30])) * 1e30
+    array([3.e+00, 1.e+30, 1.e+30])
+    """
+    left = np.zeros_like(x)
+    right = np.zeros_like(x)
+    np.cumsum(x[..., :-1], axis=-1, out=left[..., 1:])
+    np.cumsum(x[..., :0:-1], axis=-1, out=right[..., -2::-1])
+    return left + right
+
+
+def logit_score(probabilities):
+    """∂ log π(a) / ∂z_b = 1{a=b} − π(b) at τ = 1, shape (..., A, A).
+
+    Rows of actions with probability zero are zero: a masked action is never
+    taken, and its score is defined as zero.
+    """
+    pi = probabilities
+    n_actions = pi.shape[-1]
+    score = np.repeat(-pi[..., None, :], n_actions, axis=-2)
+    diagonal = np.arange(n_actions)
+    score[..., diagonal, diagonal] = sum_of_others(pi)
+    return score
+
+
+def contract_logit_score(probabilities, weights):
+    """Σₐ w(a) ∂ log π(a)/∂z_b = w(b) − π(b) Σₐ w(a), shape (..., A).
+
+    Written as w(b)·Σ_{a≠b} π(a) − π(b)·Σ_{a≠b} w(a), which keeps its digits.
+    """
+    pi = probabilities
+    return weights * sum_of_others(pi) - pi * sum_of_others(weights)
+
+
+def logit_covariance(probabilities):
+    """Cov_π[1{a=b}, 1{a=c}] = diag(π) − ππᵀ, shape (..., A, A): minus the Hessian of any log π(a) at τ = 1."""
+    return probabilities[..., :, None] * logit_score(probabilities)

@@ -1,0 +1,260 @@
+"""Draw many trajectories at once, in blocks that any number of workers may compute.
+
+A block is a pure function of (model, policy, seed, block index): block i has
+its own child of the seed, and its size depends on the model alone. So the
+same seed gives the same trajectories however the blocks are consumed, and
+however many workers draw them.
+"""
+
+import collections
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import arguments, graph
+from reinforce_np.trajectories import PADDING, Trajectories, concatenate
+
+BLOCK_CELLS = 2**21  # (trajectory, step) cells of a block: about 64 MB of arrays
+MAX_BLOCK = 2**14  # trajectories of a block, so that the work of one step stays in the cache
+BLOCK_WITHOUT_HORIZON = 2**10
+MAX_CELLS_WITHOUT_HORIZON = 2**27  # a block of endless episodes is refused rather than swapped to disk
+IN_FLIGHT = 8  # blocks submitted to an executor before the first is consumed
+
+
+def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None, rng=None):
+    """Draw `n` trajectories.
+
+    Parameters
+    ----------
+    mdp : FiniteMDP
+        The model. Without a horizon every episode must be able to terminate.
+    policy : TabularSoftmax or LinearSoftmax
+        The policy.
+    theta : array (D,)
+        Its parameters.
+    n : int
+        Number of trajectories.
+    behaviour : array (D,) or (S, A), optional
+        Draw the actions from this policy instead: parameters of the same
+        policy, or a table of probabilities. Its log-probabilities are
+        recorded either way.
+    group_size : int
+        Consecutive trajectories that share their first state; `n` must be a
+        multiple of it.
+    executor : concurrent.futures.Executor, optional
+        Draws the blocks; the result is the same, bit for bit.
+    rng : None, int, numpy.random.SeedSequence or numpy.random.Generator
+        Seed. A generator is advanced by the call, so that the next call
+        draws other trajectories.
+
+    Returns
+    -------
+    Trajectories
+        With T = horizon, or the longest episode when there is none.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> mdp = examples.short_corridor().replace(horizon=4)
+    >>> batch = sample(mdp, TabularSoftmax(mdp.n_states, 2), np.zeros(2 * mdp.n_states), 1000, rng=0)
+    >>> bool(np.all(batch.terminated ^ batch.truncated))
+    True
+    """
+    blocks = sample_blocks(
+        mdp, policy, theta, n, behaviour=behaviour, group_size=group_size, executor=executor, rng=rng
+    )
+    return concatenate(blocks)
+
+
+def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None, rng=None):
+    """Yield `n` trajectories block by block, so that memory stays bounded for any `n`.
+
+    The blocks joined are exactly what `sample` returns for the same seed.
+
+    Parameters
+    ----------
+    mdp, policy, theta, n, behaviour, group_size, executor, rng
+        As in `sample`.
+
+    Yields
+    ------
+    Trajectories
+        At least one block, also for n = 0.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> mdp = examples.bandit(means=[0.0, 1.0])
+    >>> [len(block) for block in sample_blocks(mdp, TabularSoftmax(1, 2), [0.0, 0.0], 40_000, rng=0)]
+    [16384, 16384, 7232]
+    """
+    n = arguments.integer("n", n)
+    group_size = arguments.integer("group_size", group_size, low=1)
+    if n % group_size:
+        raise ValueError(f"n={n} is not a multiple of group_size={group_size}; draw whole groups")
+    tables = sampling_tables(mdp, policy, theta, behaviour)
+    seed = seed_sequence(rng)
+    size = block_size(mdp.horizon, group_size)
+    jobs = [
+        (tables, seed.entropy, (*seed.spawn_key, i), first, min(size, n - first), group_size)
+        for i, first in enumerate(range(0, max(n, 1), size))
+    ]
+    return _run(jobs, executor)
+
+
+def block_size(horizon, group_size):
+    """Return how many trajectories a block has: whole groups, and bounded memory."""
+    size = BLOCK_WITHOUT_HORIZON if horizon is None else min(MAX_BLOCK, BLOCK_CELLS // max(horizon, 1))
+    return max(size // group_size, 1) * group_size
+
+
+def seed_sequence(rng):
+    """Return the root of the blocks' seeds.
+
+    Parameters
+    ----------
+    rng : None, int, numpy.random.SeedSequence or numpy.random.Generator
+        As in `sample`.
+
+    Returns
+    -------
+    numpy.random.SeedSequence
+    """
+    if isinstance(rng, np.random.SeedSequence):
+        return rng
+    if isinstance(rng, np.random.Generator):
+        return np.random.SeedSequence([int(word) for word in rng.integers(2**32, size=4)])
+    if rng is None:
+        return np.random.SeedSequence()
+    try:
+        return np.random.SeedSequence(arguments.integer("rng", rng))
+    except TypeError:
+        raise TypeError(f"rng={rng!r} is no seed; pass None, an int >= 0, a SeedSequence or a Generator") from None
+
+
+@dataclass(frozen=True, eq=False)
+class SamplingTables:
+    """All that a block needs, as plain arrays: cumulative probabilities and what each cell means."""
+
+    start: np.ndarray  # (S,)
+    action: np.ndarray  # (S, A)
+    outcome: np.ndarray  # (S, A, K)
+    log_probability: np.ndarray  # (S, A)
+    next_state: np.ndarray  # (S, A, K)
+    reward: np.ndarray  # (S, A, K)
+    terminated: np.ndarray  # (S, A, K)
+    horizon: int | None
+
+
+def sampling_tables(mdp, policy, theta, behaviour=None):
+    """Prepare what `draw_block` reads, and refuse episodes that never end."""
+    if (policy.n_states, policy.n_actions) != (mdp.n_states, mdp.n_actions):
+        raise ValueError(
+            f"policy is for ({policy.n_states}, {policy.n_actions}) states and actions, "
+            f"but mdp has ({mdp.n_states}, {mdp.n_actions}); build the policy for this model"
+        )
+    log_mu = policy.log_probabilities_of(*(("theta", theta) if behaviour is None else ("behaviour", behaviour)))
+    mu = np.exp(log_mu)
+    if mdp.horizon is None:
+        graph.require_end(mdp, graph.possible_outcomes(mdp, mu), "needs episodes that end")
+    return SamplingTables(
+        start=cumulative(mdp.initial),
+        action=cumulative(mu),
+        outcome=cumulative(mdp.probability),
+        log_probability=log_mu,
+        next_state=mdp.next_state,
+        reward=mdp.reward,
+        terminated=mdp.terminated,
+        horizon=mdp.horizon,
+    )
+
+
+def cumulative(probability):
+    """Return cumulative sums whose last possible entry, and all after it, are exactly one.
+
+    A uniform u in [0, 1) then picks entry ``(cumulative <= u).sum()``: never
+    one past the end by rounding, and never one of probability zero.
+    """
+    total = np.cumsum(probability, axis=-1)
+    total /= total[..., -1:]
+    last = np.flip(np.cumsum(np.flip(probability, -1), axis=-1), -1)  # 0 after the last possible entry
+    beyond = np.concatenate([last[..., 1:], np.zeros_like(last[..., :1])], axis=-1) == 0
+    return np.where(beyond, 1.0, total)
+
+
+def draw_block(tables, entropy, spawn_key, first, n, group_size):
+    """Draw one block: a pure function of its arguments.
+
+    All live trajectories take a step together; finished ones are dropped.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
+    groups = np.arange(n) // group_size
+    state = np.searchsorted(tables.start, _uniform(bits, n // group_size), side="right")[groups]
+    final_state = state.copy()
+    lengths = np.zeros(n, dtype=np.intp)
+    terminated = np.zeros(n, dtype=bool)
+    live = np.arange(n) if tables.horizon != 0 else np.arange(0)
+    steps = {"states": [], "actions": [], "rewards": [], "log_probabilities": []}
+    while live.size:
+        s = state[live]
+        a = _pick(tables.action[s], _uniform(bits, live.size))
+        k = _pick(tables.outcome[s, a], _uniform(bits, live.size))
+        step = {"states": s, "actions": a, "rewards": tables.reward[s, a, k], "log_probabilities": tables.log_probability[s, a]}
+        for name, column in step.items():
+            full = np.full(n, PADDING, dtype=column.dtype)
+            full[live] = column
+            steps[name].append(full)
+        state[live] = final_state[live] = tables.next_state[s, a, k]
+        lengths[live] += 1
+        ended = tables.terminated[s, a, k]
+        terminated[live[ended]] = True
+        live = live[~ended]
+        if len(steps["states"]) == tables.horizon:
+            break
+        if tables.horizon is None and n * len(steps["states"]) > MAX_CELLS_WITHOUT_HORIZON:
+            raise arguments.TooLargeError(
+                f"horizon=None, and an episode is still alive after {len(steps['states'])} steps: give a horizon, "
+                "or terminate more often (cutting the episode here would bias every return)"
+            )
+    n_steps = len(steps["states"]) if tables.horizon is None else tables.horizon
+    return Trajectories(
+        **{name: _columns(columns, n, n_steps, float if name in ("rewards", "log_probabilities") else np.intp)
+           for name, columns in steps.items()},
+        lengths=lengths,
+        terminated=terminated,
+        truncated=~terminated,
+        final_states=final_state,
+        groups=(first + np.arange(n)) // group_size,
+    )
+
+
+def _pick(cumulative_rows, u):
+    """Return the entry that each uniform falls into, by counting the entries it has passed."""
+    return (cumulative_rows <= u[:, None]).sum(axis=-1)
+
+
+def _uniform(bits, n):
+    """Return n uniforms in [0, 1) with 53 bits; the same on every NumPy version."""
+    return (bits.random_raw(n) >> np.uint64(11)) * 2.0**-53
+
+
+def _columns(columns, n, n_steps, dtype):
+    """Return the (N, T) array of the given columns, padded on the right."""
+    array = np.full((n, n_steps), PADDING, dtype=dtype)
+    for t, column in enumerate(columns):
+        array[:, t] = column
+    return array
+
+
+def _run(jobs, executor):
+    if executor is None:
+        for job in jobs:
+            yield draw_block(*job)
+        return
+    pending: collections.deque = collections.deque()
+    for job in jobs:
+        pending.append(executor.submit(draw_block, *job))
+        if len(pending) >= IN_FLIGHT:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

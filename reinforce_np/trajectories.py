@@ -1,0 +1,137 @@
+"""The record every estimator reads: N trajectories in padded arrays."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import arguments
+
+PADDING = 0
+"""Value of every (N, T) array after the end of an episode; `Trajectories.mask` says where that is."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectories:
+    """N trajectories of at most T steps.
+
+    ``rewards[n, t]`` is paid for ``actions[n, t]`` taken in ``states[n, t]``.
+    Entries at t >= ``lengths[n]`` are padding (zero) and mean nothing.
+    Arrays are read-only.
+
+    Parameters
+    ----------
+    states, actions : int array (N, T)
+        What was visited and done.
+    rewards : array (N, T)
+        What was paid.
+    lengths : int array (N,)
+        Number of steps of each episode, 0 ... T.
+    terminated, truncated : bool array (N,)
+        Whether the episode ended by termination, or was cut at the horizon.
+        Never both for episodes sampled from a `FiniteMDP`.
+    final_states : int array (N,)
+        State after the last step: where a critic bootstraps after truncation.
+    log_probabilities : array (N, T)
+        log μ(a|s) in nats under the *behaviour* policy μ that drew the actions.
+    groups : int array (N,)
+        Which group each trajectory belongs to; a group shares its first state.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples, sample
+    >>> mdp = examples.short_corridor().replace(horizon=3)
+    >>> batch = sample(mdp, TabularSoftmax(mdp.n_states, 2), np.zeros(2 * mdp.n_states), 2, rng=0)
+    >>> batch
+    Trajectories(n=2, n_steps=3)
+    >>> batch.mask.sum(axis=1) == batch.lengths
+    array([ True,  True])
+    """
+
+    states: np.ndarray
+    actions: np.ndarray
+    rewards: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_states: np.ndarray
+    log_probabilities: np.ndarray
+    groups: np.ndarray
+
+    def __post_init__(self):
+        states = np.asarray(self.states)
+        arguments.check_shape("states", states, ndim=2)
+        n, n_steps = states.shape
+        for field in dataclasses.fields(self):
+            array = np.asarray(getattr(self, field.name))
+            wide = field.name in ("states", "actions", "rewards", "log_probabilities")
+            arguments.check_shape(field.name, array, shape=(n, n_steps) if wide else (n,))
+            array = array.view()  # the caller's array stays writable for its owner
+            array.setflags(write=False)
+            object.__setattr__(self, field.name, array)
+        if n and not (0 <= self.lengths.min() and self.lengths.max() <= n_steps):
+            wrong = arguments.first_index((self.lengths < 0) | (self.lengths > n_steps))
+            raise ValueError(f"{arguments.at('lengths', wrong)}={self.lengths[wrong]} is out of range; it must be in [0, {n_steps}]")
+
+    def __repr__(self):
+        return f"Trajectories(n={len(self)}, n_steps={self.n_steps})"
+
+    def __len__(self):
+        return self.states.shape[0]
+
+    @property
+    def n_steps(self):
+        """T, the length of the time axis."""
+        return self.states.shape[1]
+
+    @property
+    def mask(self):
+        """True at the steps that happened, shape (N, T)."""
+        return np.arange(self.n_steps) < self.lengths[:, None]
+
+    def take(self, index):
+        """Return the trajectories picked by a slice, an index array or a boolean mask.
+
+        Examples
+        --------
+        >>> from reinforce_np import TabularSoftmax, examples, sample
+        >>> mdp = examples.bandit(means=[0.0, 1.0])
+        >>> sample(mdp, TabularSoftmax(1, 2), [0.0, 0.0], 5, rng=0).take(slice(3))
+        Trajectories(n=3, n_steps=1)
+        """
+        return Trajectories(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+
+
+def concatenate(batches):
+    """Join batches of trajectories, padding the shorter time axes.
+
+    Parameters
+    ----------
+    batches : sequence of Trajectories
+        At least one.
+
+    Returns
+    -------
+    Trajectories
+        ``groups`` are kept as they are: batches with equal labels share groups.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples, sample
+    >>> mdp = examples.bandit(means=[0.0, 1.0])
+    >>> batch = sample(mdp, TabularSoftmax(1, 2), [0.0, 0.0], 5, rng=0)
+    >>> concatenate([batch, batch])
+    Trajectories(n=10, n_steps=1)
+    """
+    batches = list(batches)
+    if not batches:
+        raise ValueError("batches=[] is empty; pass at least one batch of trajectories")
+    n_steps = max(batch.n_steps for batch in batches)
+
+    def joined(name):
+        arrays = [getattr(batch, name) for batch in batches]
+        if arrays[0].ndim == 2:
+            arrays = [np.pad(a, ((0, 0), (0, n_steps - a.shape[1])), constant_values=PADDING) for a in arrays]
+        return np.concatenate(arrays)
+
+    return Trajectories(**{f.name: joined(f.name) for f in dataclasses.fields(Trajectories)})
