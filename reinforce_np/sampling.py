@@ -18,6 +18,8 @@ BLOCK_CELLS = 2**21  # (trajectory, step) cells of a block: about 64 MB of array
 MAX_BLOCK = 2**14  # trajectories of a block, so that the work of one step stays in the cache
 BLOCK_WITHOUT_HORIZON = 2**10
 MAX_CELLS_WITHOUT_HORIZON = 2**27  # a block of endless episodes is refused rather than swapped to disk
+FIRST_CAPACITY = 64  # steps of memory for episodes without a horizon, doubled when they last longer
+COLUMNS = {"states": np.intp, "actions": np.intp, "rewards": np.float64, "log_probabilities": np.float64}
 IN_FLIGHT = 8  # blocks submitted to an executor before the first is consumed
 
 
@@ -190,60 +192,61 @@ def draw_block(tables, entropy, spawn_key, first, n, group_size):
     bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
     groups = np.arange(n) // group_size
     state = np.searchsorted(tables.start, _uniform(bits, n // group_size), side="right")[groups]
-    final_state = state.copy()
     lengths = np.zeros(n, dtype=np.intp)
     terminated = np.zeros(n, dtype=bool)
     live = np.arange(n) if tables.horizon != 0 else np.arange(0)
-    steps = {"states": [], "actions": [], "rewards": [], "log_probabilities": []}
-    while live.size:
+    capacity = FIRST_CAPACITY if tables.horizon is None else tables.horizon
+    columns = {name: np.zeros((capacity, n), dtype) for name, dtype in COLUMNS.items()}  # a step is a row
+    t = 0
+    while live.size and t != tables.horizon:
+        if t == capacity:
+            capacity = _more_capacity(capacity, n)
+            columns = {name: np.pad(rows, ((0, capacity - t), (0, 0)), constant_values=PADDING) for name, rows in columns.items()}
         s = state[live]
-        a = _pick(tables.action[s], _uniform(bits, live.size))
-        k = _pick(tables.outcome[s, a], _uniform(bits, live.size))
-        step = {"states": s, "actions": a, "rewards": tables.reward[s, a, k], "log_probabilities": tables.log_probability[s, a]}
-        for name, column in step.items():
-            full = np.full(n, PADDING, dtype=column.dtype)
-            full[live] = column
-            steps[name].append(full)
-        state[live] = final_state[live] = tables.next_state[s, a, k]
+        a = _pick(tables.action, s, _uniform(bits, live.size))
+        k = _pick(tables.outcome, (s, a), _uniform(bits, live.size))
+        columns["states"][t, live] = s
+        columns["actions"][t, live] = a
+        columns["rewards"][t, live] = tables.reward[s, a, k]
+        columns["log_probabilities"][t, live] = tables.log_probability[s, a]
+        state[live] = tables.next_state[s, a, k]
         lengths[live] += 1
         ended = tables.terminated[s, a, k]
         terminated[live[ended]] = True
         live = live[~ended]
-        if len(steps["states"]) == tables.horizon:
-            break
-        if tables.horizon is None and n * len(steps["states"]) > MAX_CELLS_WITHOUT_HORIZON:
-            raise arguments.TooLargeError(
-                f"horizon=None, and an episode is still alive after {len(steps['states'])} steps: give a horizon, "
-                "or terminate more often (cutting the episode here would bias every return)"
-            )
-    n_steps = len(steps["states"]) if tables.horizon is None else tables.horizon
+        t += 1
+    n_steps = t if tables.horizon is None else tables.horizon
     return Trajectories(
-        **{name: _columns(columns, n, n_steps, float if name in ("rewards", "log_probabilities") else np.intp)
-           for name, columns in steps.items()},
+        **{name: rows[:n_steps].T for name, rows in columns.items()},
         lengths=lengths,
         terminated=terminated,
         truncated=~terminated,
-        final_states=final_state,
+        final_states=state,
         groups=(first + np.arange(n)) // group_size,
     )
 
 
-def _pick(cumulative_rows, u):
-    """Return the entry that each uniform falls into, by counting the entries it has passed."""
-    return (cumulative_rows <= u[:, None]).sum(axis=-1)
+def _more_capacity(capacity, n):
+    """Return twice the capacity for episodes without a horizon, or refuse to swap to disk."""
+    if n * 2 * capacity > MAX_CELLS_WITHOUT_HORIZON:
+        raise arguments.TooLargeError(
+            f"horizon=None, and an episode is still alive after {capacity} steps: give a horizon, or terminate more often "
+            "(cutting the episode here would bias every return)"
+        )
+    return 2 * capacity
+
+
+def _pick(cumulative_rows, row, u):
+    """Return the entry of each row that its uniform falls into, by counting the entries it has passed."""
+    passed = np.zeros(len(u), dtype=np.intp)
+    for entry in np.moveaxis(cumulative_rows, -1, 0)[:-1]:  # the last one is 1 and is never passed
+        passed += entry[row] <= u
+    return passed
 
 
 def _uniform(bits, n):
     """Return n uniforms in [0, 1) with 53 bits; the same on every NumPy version."""
     return (bits.random_raw(n) >> np.uint64(11)) * 2.0**-53
-
-
-def _columns(columns, n, n_steps, dtype):
-    """Return the (N, T) array of the given columns, padded on the right."""
-    array = np.full((n, n_steps), PADDING, dtype=dtype)
-    for t, column in enumerate(columns):
-        array[:, t] = column
-    return array
 
 
 def _run(jobs, executor):

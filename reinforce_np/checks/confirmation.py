@@ -3,8 +3,8 @@
 `confirm` runs the estimator and judges its mean and its second moment;
 `smallest_detectable_bias` says what a run of n could have caught, and
 `trajectories_needed` how many it takes. All rest on the law of the estimator
-under the hypothesis that it is right: its exact mean, variance and range, and
-Bernstein's inequality, which holds for every n (see `checks.bounds`).
+under the hypothesis that it is right: its exact mean and variance, and a test
+that needs nothing else and holds for every n (see `checks.means`).
 """
 
 import math
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.checks import bounds
+from reinforce_np.checks import means
 from reinforce_np.estimators import algorithms
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.moments import DirectionalMoments, directional_moments
@@ -22,7 +22,8 @@ from reinforce_np.sampling import sample_blocks
 ALPHA = 1e-6
 MISS = 0.01
 CELLS = 2**22  # (trajectory, parameter) numbers held at once
-FEWEST = 2  # trajectories for which a deviation means anything
+ROUNDING = 1e-12  # relative to the second moment: variance that rounding may add
+TINY = 1e-200  # variance of what is always zero, so that anything else is noticed
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,20 +45,37 @@ class Law:
     moments: DirectionalMoments
 
     @property
-    def deviation_bound(self):
-        """M: how far one trajectory's estimate can be from the mean, shape (C,)."""
-        return np.maximum(self.moments.high - self.gradient, self.gradient - self.moments.low)
+    def means(self):
+        """Mean of v·ĝ and of (v·ĝ)² under the hypothesis, shape (2, C)."""
+        return np.array([self.gradient, self.moments.second_moment])
 
     @property
-    def square_bound(self):
-        """Largest possible square of one trajectory's estimate, shape (C,)."""
-        return np.maximum(self.moments.high**2, self.moments.low**2)
+    def variances(self):
+        """Upper bounds on the variances of v·ĝ and of (v·ĝ)², shape (2, C); infinite where unknown.
 
-    def detectable(self, n, alpha, miss):
-        """Return the bias that a run of n catches with probability 1 − miss, per component."""
-        each = alpha / (2 * len(self.components))
-        variance, bound = self.moments.variance, self.deviation_bound
-        return bounds.bernstein_threshold(n, variance, bound, each) + bounds.bernstein_threshold(n, variance, bound, miss)
+        The first is exact. A square is at most its largest value B times
+        itself, so Var[X²] <= (B − E[X²]) E[X²]. Both are widened by what
+        rounding could contribute.
+        """
+        square = self.moments.second_moment
+        largest = np.maximum(self.moments.high**2, self.moments.low**2)
+        with np.errstate(invalid="ignore"):
+            of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
+        rounding = np.array([square + self.gradient**2, square**2]) * ROUNDING
+        return np.array([self.moments.variance, of_square]) + rounding + TINY
+
+    def log_odds(self, alpha):
+        """log(1/false alarm) of one test of one side: all 4C of them share `alpha`."""
+        return math.log(4 * len(self.components) / alpha)
+
+    def scales(self, n, alpha, miss=MISS):
+        """Return the scale a of each test, shape (2, C)."""
+        return means.catoni_scale(n, self.variances, self.log_odds(alpha) - math.log(miss))
+
+    def detectable(self, n, alpha, miss=MISS):
+        """Return the bias of the mean that a run of n catches with probability 1 − miss, per component."""
+        scale = self.scales(n, alpha, miss)[0]
+        return means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,8 +98,6 @@ class Confirmation:
     z : array (C,)
         (estimate − gradient)/standard_error, for description only; zero where
         both are zero.
-    threshold : array (C,)
-        Deviation of the mean above which it is rejected.
     smallest_detectable : array (C,)
         Bias that this run would have caught with probability 0.99.
     log_probability : array (2, C)
@@ -98,7 +114,6 @@ class Confirmation:
     gradient: np.ndarray
     standard_error: np.ndarray
     z: np.ndarray
-    threshold: np.ndarray
     smallest_detectable: np.ndarray
     log_probability: np.ndarray
     rejected: bool
@@ -138,13 +153,14 @@ def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=No
     Parameters
     ----------
     mdp : FiniteMDP
-        The model, with a finite horizon.
+        The model. Without a horizon only the mean is judged, not the second
+        moment, and every episode must be able to terminate.
     policy : TabularSoftmax or LinearSoftmax
         The policy.
     theta : array (D,)
         Its parameters.
     n : int
-        Number of trajectories, at least 2.
+        Number of trajectories, at least 1.
     estimator : Estimator, optional
         REINFORCE with reward-to-go if not given.
     alpha : float
@@ -163,7 +179,8 @@ def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=No
 
     References
     ----------
-    Boucheron, Lugosi & Massart, *Concentration Inequalities* (2013), section 2.8.
+    Catoni, "Challenging the empirical mean and empirical variance: a
+    deviation study", Annales de l'IHP 48 (2012), section 2.
 
     Examples
     --------
@@ -276,55 +293,38 @@ def estimator_law(mdp, policy, theta, estimator, components=None):
 def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=None, rng=None):
     """Judge a run against a law that is already known; as `confirm`."""
     alpha = _probability("alpha", alpha)
-    n = arguments.integer("n", n, low=FEWEST)
-    estimate, square = _sample_moments(law, mdp, policy, theta, n, estimator, executor, rng)
-    moments, g = law.moments, law.gradient
-    each = alpha / (2 * len(law.components))
-    variance = moments.variance
-    # (v·ĝ)² is at most its largest value B times itself, so its variance is at most B E[(v·ĝ)²] − E[(v·ĝ)²]²
-    square_variance = moments.second_moment * np.maximum(law.square_bound - moments.second_moment, 0.0)
-    rounding = 1e-12 * np.sqrt(moments.second_moment + g**2)
-    log_probability = np.array(
-        [
-            bounds.bernstein_log_probability(n, variance, law.deviation_bound, _beyond(estimate - g, rounding)),
-            bounds.bernstein_log_probability(
-                n, square_variance, law.square_bound, _beyond(square - moments.second_moment, 1e-12 * moments.second_moment)
-            ),
-        ]
-    )
-    standard_error = np.sqrt(variance / n)
-    deviation = estimate - g
+    n = arguments.integer("n", n, low=1)
+    scales = law.scales(n, alpha)
+    total, statistics = _run(law, scales, mdp, policy, theta, n, estimator, executor, rng)
+    standard_error = np.sqrt(law.moments.variance / n)
+    deviation = total / n - law.gradient
+    log_probability = means.catoni_log_probability(np.abs(statistics), n, law.variances, scales)
     return Confirmation(
         n=n,
         alpha=alpha,
         components=law.components,
-        estimate=estimate,
-        gradient=g,
+        estimate=total / n,
+        gradient=law.gradient,
         standard_error=standard_error,
         z=np.divide(deviation, standard_error, out=np.zeros_like(deviation), where=standard_error > 0),
-        threshold=bounds.bernstein_threshold(n, variance, law.deviation_bound, each),
-        smallest_detectable=law.detectable(n, alpha, MISS),
+        smallest_detectable=law.detectable(n, alpha),
         log_probability=log_probability,
-        rejected=bool(np.any(log_probability < math.log(each))),
+        rejected=bool(np.any(log_probability < -law.log_odds(alpha))),
     )
 
 
-def _sample_moments(law, mdp, policy, theta, n, estimator, executor, rng):
-    """Return the means of ĝ and ĝ² over `n` single-trajectory estimates, streaming blocks."""
-    total, squares = np.zeros(len(law.components)), np.zeros(len(law.components))
+def _run(law, scales, mdp, policy, theta, n, estimator, executor, rng):
+    """Return Σ ĝ (C,) and Catoni's sums (2, C) for ĝ and ĝ², streaming blocks of single-trajectory estimates."""
+    total, statistics = np.zeros(len(law.components)), np.zeros_like(scales)
     rows = max(CELLS // policy.n_parameters, 1)
     for block in sample_blocks(mdp, policy, theta, n, executor=executor, rng=rng):
         for first in range(0, len(block), rows):
             part = block.take(slice(first, first + rows))
             estimates = estimator.per_trajectory(part, mdp, policy, theta)[:, law.components]
             total += estimates.sum(axis=0)
-            squares += (estimates**2).sum(axis=0)
-    return total / n, squares / n
-
-
-def _beyond(deviation, rounding):
-    """Return how much of a deviation is more than rounding."""
-    return np.maximum(np.abs(deviation) - rounding, 0.0)
+            for moment, values in enumerate((estimates, estimates**2)):
+                statistics[moment] += means.catoni(scales[moment] * (values - law.means[moment])).sum(axis=0)
+    return total, statistics
 
 
 def _probability(name, value):

@@ -1,10 +1,9 @@
 """Exact first two moments, and the range, of REINFORCE from a single trajectory.
 
-No sampling and no enumeration: the moments of a sum over a trajectory close
-under a backward recursion, and its second moment is unrolled forwards with
-the occupancy. Everything is per *direction* v, the estimator of v·∇J, so that
-a few directions of a huge parameter vector cost little; the coordinates are
-the rows of the identity.
+No sampling and no enumeration: the joint moments of the return and of the
+estimate close under a backward recursion. Everything is per *direction* v,
+the estimator of v·∇J, so that a few directions of a huge parameter vector
+cost little; the coordinates are the rows of the identity.
 """
 
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ from reinforce_np.exact import bellman
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.values import induced
 
+MOST_STEPS = 2**20  # steps back to a fixed point before the model is refused
+SETTLED = 1e-15  # relative change of the second moments that counts as rounding
+
 
 @dataclass(frozen=True, eq=False)
 class DirectionalMoments:
@@ -27,7 +29,8 @@ class DirectionalMoments:
     mean, second_moment : array (E,)
         E[v·ĝ] and E[(v·ĝ)²].
     low, high : array (E,)
-        Bounds on v·ĝ over all possible trajectories; not always attained.
+        Bounds on v·ĝ over all possible trajectories; not always attained,
+        infinite without a horizon.
     """
 
     mean: np.ndarray
@@ -49,7 +52,8 @@ def directional_moments(estimator, mdp, policy, theta, directions):
     estimator : Estimator
         With advantage `TotalReturn` or `RewardToGo`.
     mdp : FiniteMDP
-        The model, with a finite horizon.
+        The model. Without a horizon the recursion is repeated to its fixed
+        point, for `RewardToGo` with a baseline that does not depend on t.
     policy, theta
         The policy that draws the trajectory and whose score is weighted.
     directions : array (E, D)
@@ -67,15 +71,16 @@ def directional_moments(estimator, mdp, policy, theta, directions):
     >>> moments.mean, moments.variance
     (array([-0.25,  0.25]), array([0.0625, 0.0625]))
     """
-    if mdp.horizon is None:
-        raise ValueError("horizon=None: moments of a single trajectory are computed for a finite horizon; use replace(horizon=...)")
     pi, _, gamma = induced(mdp, policy, theta, Discounted())
     psi = policy.score_along(theta, directions)
     advantage = estimator.advantage
     if isinstance(advantage, TotalReturn):
+        if mdp.horizon is None:
+            raise ValueError("horizon=None: the moments of TotalReturn need a horizon; use RewardToGo or replace(horizon=...)")
         mean, second = _total_return_moments(mdp, pi, psi, gamma, advantage.baseline)
         low, high = _total_return_range(mdp, pi, psi, gamma, advantage.baseline)
     elif isinstance(advantage, RewardToGo):
+        _check_baseline(advantage.baseline, mdp)
         eta = gamma if estimator.discounted_score else 1.0
         mean, second = _trace_moments(mdp, pi, psi, gamma, eta, advantage.baseline)
         low, high = _trace_range(mdp, pi, psi, gamma, eta, advantage.baseline)
@@ -85,39 +90,52 @@ def directional_moments(estimator, mdp, policy, theta, directions):
 
 
 def _trace_moments(mdp, pi, psi, gamma, eta, baseline):
-    """Moments of X_t = ψ_t (r_t − b(s_t) + γ G_{t+1}) + η X_{t+1} at the start.
+    """Moments of X = ψ w + η X', with w = r − b(s) + γ G' and G = r + γ G', at the start.
 
-    With a prime for the next step and everything averaged over actions and outcomes,
+    A prime marks the next step. Averaged over actions and outcomes,
 
-        E[w]  = r − b + γ E[G'],      E[w²] = (r−b)² + 2 (r−b) γ E[G'] + γ² E[G'²]
-        E[GX] = ψ E[G w] + η (r E[X'] + γ E[G'X']),     E[G w] = r (r−b) + (2r−b) γ E[G'] + γ² E[G'²]
-        E[X²] = ψ² E[w²] + 2 η ψ ((r−b) E[X'] + γ E[G'X']) + η² E[X'²],
-
-    and the last line is unrolled forwards: o(s), with η² per step, counts
-    how much the square of each step matters at the start.
+        E[w]  = r − b + γ E[G'],                E[w²] = (r−b)² + 2 (r−b) γ E[G'] + γ² E[G'²]
+        E[Gw] = r (r−b) + (2r−b) γ E[G'] + γ² E[G'²]
+        E[X]  = ψ E[w] + η E[X']
+        E[GX] = ψ E[Gw] + η (r E[X'] + γ E[G'X'])
+        E[X²] = ψ² E[w²] + 2 η ψ ((r−b) E[X'] + γ E[G'X']) + η² E[X'²].
     """
-    P = pi[:, :, None] * mdp.probability
-    live = ~mdp.terminated
-    r = mdp.reward
-    o = list(bellman.forward(mdp, pi, eta**2))
-    g1, g2 = np.zeros(mdp.n_states), np.zeros(mdp.n_states)  # E[G], E[G²]
-    x, gx = np.zeros((mdp.n_states, psi.shape[-1])), np.zeros((mdp.n_states, psi.shape[-1]))  # E[X], E[GX]
-    second = np.zeros(psi.shape[-1])
-    for t in reversed(range(mdp.horizon)):
+    S, E = mdp.n_states, psi.shape[-1]
+    P, live, r = pi[:, :, None] * mdp.probability, ~mdp.terminated, mdp.reward
+    g1, g2 = np.zeros(S), np.zeros(S)  # E[G], E[G²]
+    x, gx, xx = np.zeros((S, E)), np.zeros((S, E)), np.zeros((S, E))  # E[X], E[GX], E[X²]
+
+    def averaged(weight, moment):
+        return np.einsum("sak,sake->sae", P * live * weight, moment[mdp.next_state])
+
+    for t in _steps_back(mdp):
+        before = g2, xx
         rb = r - _baseline_at(baseline, t)
         G1, G2 = live * g1[mdp.next_state], live * g2[mdp.next_state]
-        w1 = rb + gamma * G1
-        w2 = rb**2 + 2 * rb * gamma * G1 + gamma**2 * G2
+        w1, w2 = rb + gamma * G1, rb**2 + 2 * rb * gamma * G1 + gamma**2 * G2
         gw = r * rb + (r + rb) * gamma * G1 + gamma**2 * G2
-        PX = np.einsum("sak,sake->sae", P * live, x[mdp.next_state])  # Σₖ P X'
-        PrX = np.einsum("sak,sake->sae", P * live * r, x[mdp.next_state])
-        PbX = PrX - np.einsum("sak,sake->sae", P * live * (r - rb), x[mdp.next_state])
-        PGX = np.einsum("sak,sake->sae", P * live, gx[mdp.next_state])
-        Pw1, Pw2, Pgw = ((P * w).sum(axis=2)[..., None] for w in (w1, w2, gw))
-        second += np.einsum("s,sae->e", o[t], psi**2 * Pw2 + 2 * eta * psi * (PbX + gamma * PGX))
-        x, gx = (psi * Pw1 + eta * PX).sum(axis=1), (psi * Pgw + eta * (PrX + gamma * PGX)).sum(axis=1)
+        w1, w2, gw = (np.einsum("sak,sak->sa", P, w)[..., None] for w in (w1, w2, gw))
+        future = averaged(gamma, gx)  # γ E[G'X']
+        xx = (psi**2 * w2 + 2 * eta * psi * (averaged(rb, x) + future) + eta**2 * averaged(1.0, xx)).sum(axis=1)
+        gx = (psi * gw + eta * (averaged(r, x) + future)).sum(axis=1)
+        x = (psi * w1 + eta * averaged(1.0, x)).sum(axis=1)
         g1, g2 = (P * (r + gamma * G1)).sum(axis=(1, 2)), (P * (r**2 + 2 * r * gamma * G1 + gamma**2 * G2)).sum(axis=(1, 2))
-    return mdp.initial @ x, second
+        if mdp.horizon is None and t % 16 == 0 and _settled(mdp, before, (g2, xx)):
+            break
+    return mdp.initial @ x, mdp.initial @ xx
+
+
+def _steps_back(mdp):
+    """Return t = T−1, ..., 0; without a horizon, a countdown long enough to settle or to be refused."""
+    return range(mdp.horizon - 1, -1, -1) if mdp.horizon is not None else range(MOST_STEPS, -1, -1)
+
+
+def _settled(mdp, before, after):
+    """Whether one more step back changes no moment by more than rounding."""
+    if not all(np.isfinite(moment).all() for moment in after):
+        raise ValueError("horizon=None: the second moment of the estimate is infinite; use a horizon or a smaller gamma")
+    scale = [np.abs(moment).max(initial=0.0) for moment in after]
+    return all(np.abs(b - a).max() <= SETTLED * s for b, a, s in zip(before, after, scale, strict=True))
 
 
 def _total_return_moments(mdp, pi, psi, gamma, b):
@@ -171,6 +189,8 @@ def _collected_moments(mdp, pi, gamma, b):
 
 def _trace_range(mdp, pi, psi, gamma, eta, baseline):
     """Bounds on X: interval recursion over all possible outcomes."""
+    if mdp.horizon is None:
+        return np.full(psi.shape[-1], -np.inf), np.full(psi.shape[-1], np.inf)
     impossible = ~graph.possible_outcomes(mdp, pi)
     live = ~mdp.terminated
     g_low, g_high = np.zeros(mdp.n_states), np.zeros(mdp.n_states)
@@ -210,6 +230,16 @@ def _total_return_range(mdp, pi, psi, gamma, b):
 def _extremes(low, high, impossible):
     """Return the least and greatest over possible (a, k), per state."""
     return np.where(impossible, np.inf, low).min(axis=(1, 2)), np.where(impossible, -np.inf, high).max(axis=(1, 2))
+
+
+def _check_baseline(baseline, mdp):
+    """Refuse a baseline of another shape than the model's."""
+    steps = () if mdp.horizon is None else (mdp.horizon, mdp.horizon + 1)
+    if baseline.ndim and (baseline.shape[-1] != mdp.n_states or baseline.ndim == 2 and len(baseline) not in steps):
+        raise ValueError(
+            f"baseline has shape {baseline.shape}; for this model it must be a number, ({mdp.n_states},)"
+            + (f" or ({mdp.horizon}, {mdp.n_states})" if steps else "; without a horizon it cannot depend on t")
+        )
 
 
 def _baseline_at(baseline, t):
