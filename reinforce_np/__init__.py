@@ -20,16 +20,47 @@ Data flows down this list, imports never up:
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import examples, exact
+from reinforce_np import exact, examples
 from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
 from reinforce_np.checks.routes import compare_routes
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
 from reinforce_np.estimators import Estimator, RewardToGo, TotalReturn, algorithms
-from reinforce_np.examples import random_mdp
 from reinforce_np.exact import Discounted, Undiscounted
+from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
+
+__all__ = [
+    "Discounted",
+    "Estimator",
+    "FileFormatError",
+    "FiniteMDP",
+    "LinearSoftmax",
+    "RewardToGo",
+    "TabularSoftmax",
+    "TooLargeError",
+    "TotalReturn",
+    "Trajectories",
+    "Undiscounted",
+    "algorithms",
+    "check_gradient",
+    "compare_routes",
+    "complex_step",
+    "concatenate",
+    "confirm",
+    "count_trajectories",
+    "enumerate_trajectories",
+    "exact",
+    "examples",
+    "finite_difference",
+    "random_mdp",
+    "sample",
+    "sample_blocks",
+    "smallest_detectable_bias",
+    "taylor_test",
+    "trajectories_needed",
+]

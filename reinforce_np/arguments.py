@@ -36,7 +36,9 @@ def number(name, value, *, low=-math.inf, high=math.inf, rule=None, open_low=Fal
         raise TypeError(f"{name}={value!r} is not a real number; pass a float")
     result = float(value)
     if not math.isfinite(result) or not low <= result <= high or (open_low and result == low):
-        raise ValueError(f"{name}={value!r} is out of range; it must be {rule or f'a finite number in [{low}, {high}]'}")
+        raise ValueError(
+            f"{name}={value!r} is out of range; it must be {rule or f'a finite number in [{low}, {high}]'}"
+        )
     return result
 
 
@@ -124,7 +126,9 @@ def check_shape(name, array, *, ndim=None, shape=None):
     if shape is not None:
         fits = array.ndim == len(shape) and all(w is None or w == h for w, h in zip(shape, array.shape, strict=True))
         if not fits:
-            wanted = "(" + ", ".join("any" if w is None else str(w) for w in shape) + ("," if len(shape) == 1 else "") + ")"
+            wanted = (
+                "(" + ", ".join("any" if w is None else str(w) for w in shape) + ("," if len(shape) == 1 else "") + ")"
+            )
             raise ValueError(f"{name} has shape {array.shape}; it must have shape {wanted}")
     if ndim is not None and array.ndim != ndim:
         raise ValueError(f"{name} has {array.ndim} axes (shape {array.shape}); it must have {ndim}")

@@ -67,15 +67,24 @@ def enumerate_trajectories(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
     state = np.flatnonzero(mdp.initial > 0)
     n = len(state)
     probability = mdp.initial[state]
-    path = {"states": np.full((n, n_steps), PADDING), "actions": np.full((n, n_steps), PADDING),
-            "rewards": np.zeros((n, n_steps)), "log_probabilities": np.zeros((n, n_steps))}
+    path = {
+        "states": np.full((n, n_steps), PADDING),
+        "actions": np.full((n, n_steps), PADDING),
+        "rewards": np.zeros((n, n_steps)),
+        "log_probabilities": np.zeros((n, n_steps)),
+    }
     lengths, terminated = np.zeros(n, dtype=np.intp), np.zeros(n, dtype=bool)
     for t in range(n_steps):
         children = np.where(terminated, 1, counts[state])  # a finished path lives on as itself
         parent = np.repeat(np.arange(len(state)), children)
         sibling = np.arange(len(parent)) - np.repeat(np.cumsum(children) - children, children)
         path = {name: array[parent] for name, array in path.items()}
-        state, probability, lengths, terminated = state[parent], probability[parent], lengths[parent], terminated[parent]
+        state, probability, lengths, terminated = (
+            state[parent],
+            probability[parent],
+            lengths[parent],
+            terminated[parent],
+        )
         live = np.flatnonzero(~terminated)
         s, a, k = cells[:, first[state[live]] + sibling[live]]
         path["states"][live, t] = s
@@ -87,7 +96,12 @@ def enumerate_trajectories(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
         state[live] = mdp.next_state[s, a, k]
         terminated[live] = mdp.terminated[s, a, k]
     trajectories = Trajectories(
-        **path, lengths=lengths, terminated=terminated, truncated=~terminated, final_states=state, groups=np.arange(len(state))
+        **path,
+        lengths=lengths,
+        terminated=terminated,
+        truncated=~terminated,
+        final_states=state,
+        groups=np.arange(len(state)),
     )
     return Enumeration(trajectories, probability)
 
@@ -112,8 +126,8 @@ def count_trajectories(mdp, policy=None, theta=None):
     Examples
     --------
     >>> from reinforce_np import examples
-    >>> count_trajectories(examples.short_corridor().replace(horizon=50)) > 10**14
-    True
+    >>> count_trajectories(examples.short_corridor().replace(horizon=50))
+    9318681199520
     """
     pi = np.ones((mdp.n_states, mdp.n_actions)) if policy is None else policy.probabilities(theta)
     possible = graph.possible_outcomes(mdp, pi)

@@ -181,7 +181,7 @@ def _replacing(path):
     # In the same folder, since a file can only be renamed at once inside one file system.
     temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
     try:
-        stream = open(temporary, "xb")
+        stream = open(temporary, "xb")  # noqa: SIM115 - closed below, before the file is renamed
     except OSError as error:
         raise OSError(error.errno, error.strerror, path) from None  # the caller does not know the temporary name
     with stream:

@@ -70,7 +70,9 @@ class FiniteMDP:
     def __post_init__(self):
         probability = arguments.probability_array("probability", self.probability, shape=(None, None, None))
         if probability.size == 0:
-            raise ValueError(f"probability has shape {probability.shape}; there must be a state, an action and an outcome")
+            raise ValueError(
+                f"probability has shape {probability.shape}; there must be a state, an action and an outcome"
+            )
         shape = probability.shape
         arguments.check_sums("probability", probability.sum(axis=2))
         initial = arguments.probability_array("initial", self.initial, shape=shape[:1])

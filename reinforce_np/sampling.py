@@ -16,7 +16,7 @@ from reinforce_np.trajectories import PADDING, Trajectories, concatenate
 
 BLOCK_CELLS = 2**21  # (trajectory, step) cells of a block: about 64 MB of arrays
 MAX_BLOCK = 2**14  # trajectories of a block, so that the work of one step stays in the cache
-BLOCK_WITHOUT_HORIZON = 2**10
+BLOCK_WITHOUT_HORIZON = 2**12
 MAX_CELLS_WITHOUT_HORIZON = 2**27  # a block of endless episodes is refused rather than swapped to disk
 FIRST_CAPACITY = 64  # steps of memory for episodes without a horizon, doubled when they last longer
 COLUMNS = {"states": np.intp, "actions": np.intp, "rewards": np.float64, "log_probabilities": np.float64}
@@ -201,7 +201,10 @@ def draw_block(tables, entropy, spawn_key, first, n, group_size):
     while live.size and t != tables.horizon:
         if t == capacity:
             capacity = _more_capacity(capacity, n)
-            columns = {name: np.pad(rows, ((0, capacity - t), (0, 0)), constant_values=PADDING) for name, rows in columns.items()}
+            columns = {
+                name: np.pad(rows, ((0, capacity - t), (0, 0)), constant_values=PADDING)
+                for name, rows in columns.items()
+            }
         s = state[live]
         a = _pick(tables.action, s, _uniform(bits, live.size))
         k = _pick(tables.outcome, (s, a), _uniform(bits, live.size))

@@ -71,7 +71,9 @@ class Trajectories:
             object.__setattr__(self, field.name, array)
         if n and not (0 <= self.lengths.min() and self.lengths.max() <= n_steps):
             wrong = arguments.first_index((self.lengths < 0) | (self.lengths > n_steps))
-            raise ValueError(f"{arguments.at('lengths', wrong)}={self.lengths[wrong]} is out of range; it must be in [0, {n_steps}]")
+            raise ValueError(
+                f"{arguments.at('lengths', wrong)}={self.lengths[wrong]} is out of range; it must be in [0, {n_steps}]"
+            )
 
     def __repr__(self):
         return f"Trajectories(n={len(self)}, n_steps={self.n_steps})"

@@ -217,7 +217,7 @@ def smallest_detectable_bias(mdp, policy, theta, n, *, estimator=None, alpha=ALP
     >>> from reinforce_np import TabularSoftmax, examples
     >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
     >>> smallest_detectable_bias(mdp, policy, np.zeros(2), 10_000).round(3)
-    array([0.022, 0.022])
+    array([0.023, 0.023])
     """
     alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
     n = arguments.integer("n", n, low=1)

@@ -18,6 +18,7 @@ from reinforce_np import arguments
 EPS = np.finfo(np.float64).eps
 STEP = 2.0**-7  # relative to the scale of θ: three halvings balance truncation (h⁶) and rounding (ε/h)
 SAFETY = 4.0  # on the truncation estimate; tests/test_differences.py measures how often the bound holds
+CANCELLED = 1e-5  # of the change made by the first extrapolation: stands in when the second changes nothing by accident
 ROUNDING = 32.0  # rounding errors of f, in units of ε times its size, when `noise` is not given
 MATCH = 1e-5  # how closely a diagnosis must explain a wrong gradient
 SPAN = np.array([1.0, -1.0])
@@ -70,7 +71,9 @@ def complex_step(f: Callable, theta, *, step=1e-20, components=None, batch=64):
         points[np.arange(len(rows)), chosen[rows]] += 1j * step
         values = np.asarray(f(points))
         if values.dtype.kind != "c":
-            raise TypeError("f returned real values for complex theta, so its derivative is lost; use finite_difference instead")
+            raise TypeError(
+                "f returned real values for complex theta, so its derivative is lost; use finite_difference instead"
+            )
         result[rows] = values.imag / step
     return result
 
@@ -133,7 +136,9 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
             points[:, np.arange(len(rows)), chosen[rows]] = np.where(finite[rows], column, -np.inf)
             values = np.asarray(f(points.reshape(2 * len(rows), -1)), dtype=np.float64).reshape(2, len(rows))
             if not np.isfinite(values).all():
-                raise ValueError("f is not finite near theta, so it has no finite difference; use another theta or a smaller step")
+                raise ValueError(
+                    "f is not finite near theta, so it has no finite difference; use another theta or a smaller step"
+                )
             width = np.where(finite[rows], column[0] - column[1], 1.0)  # what was really stepped, after rounding
             D[level, rows] = (values[0] - values[1]) / width
             size = max(size, np.abs(values).max(initial=0.0))
@@ -142,8 +147,7 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
     noise = ROUNDING * EPS * size if noise is None else arguments.number("noise", noise, low=0.0)
     # the weights of D(h), D(h/2), D(h/4) are 1/45, -20/45, 64/45, and D(x) is wrong by noise/x
     rounding = noise / h * (1 + 20 * 2 + 64 * 4) / 45
-    # the second term stands in when the h⁴ terms of the two extrapolations happen to cancel
-    truncation = SAFETY * np.maximum(np.abs(gradient - R[1]), np.abs(R[1] - D[2]) / 1000)
+    truncation = SAFETY * np.maximum(np.abs(gradient - R[1]), np.abs(R[1] - D[2]) * CANCELLED)
     return Difference(gradient, np.where(finite, truncation + rounding, 0.0))
 
 
@@ -210,7 +214,9 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     clear = remainders > 100 * (noise + EPS * np.abs(moved))
     if clear.sum() < 3:
         return TaylorTest(np.inf, steps, remainders, True)
-    last = np.flatnonzero(clear)[-4:]  # the smallest steps still clear of rounding, where only the leading order is left
+    last = np.flatnonzero(clear)[
+        -4:
+    ]  # the smallest steps still clear of rounding, where only the leading order is left
     slope = float(np.polyfit(np.log(steps[last]), np.log(remainders[last]), 1)[0])
     return TaylorTest(slope, steps, remainders, slope > 1.9)
 
@@ -354,7 +360,9 @@ def diagnose(claimed, expected, wrong):
 
 
 def _chosen(components, n):
-    return np.arange(n) if components is None else arguments.integer_array("components", components, low=0, high=n, ndim=1)
+    return (
+        np.arange(n) if components is None else arguments.integer_array("components", components, low=0, high=n, ndim=1)
+    )
 
 
 def _batches(n, batch):

@@ -150,7 +150,9 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
     routes.append(Route("complex_step", by_complex_step, chosen, tolerance, np.abs(by_complex_step - g[chosen]), note))
     chosen, note = _subset(policy.n_parameters, work // (6 * cell), rng)
     by_difference, bound = finite_difference(J, theta, components=chosen, noise=noise, batch=batch)
-    routes.append(Route("finite_difference", by_difference, chosen, bound + tolerance[0], np.abs(by_difference - g[chosen]), note))
+    routes.append(
+        Route("finite_difference", by_difference, chosen, bound + tolerance[0], np.abs(by_difference - g[chosen]), note)
+    )
     return RouteComparison(
         objectives={
             "backward": float(J(theta)),
@@ -170,7 +172,7 @@ def _enumeration_route(mdp, policy, theta, g, scale, limit):
         by_enumeration = gradient_by_enumeration(mdp, policy, theta, limit=limit)
     except arguments.TooLargeError as refusal:
         none = np.zeros(0)
-        return Route("enumeration", None, none.astype(int), none, none, str(refusal))
+        return Route("enumeration", None, none.astype(int), none, none, str(refusal).removeprefix("enumeration "))
     everything = np.arange(len(g))
     return Route("enumeration", by_enumeration, everything, np.full(len(g), EXACT * scale), np.abs(by_enumeration - g))
 

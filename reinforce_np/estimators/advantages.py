@@ -7,6 +7,7 @@ action.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,7 +76,7 @@ class RewardToGo:
     (3,)
     """
 
-    baseline: float | np.ndarray = 0.0
+    baseline: Any = 0.0
 
     def __post_init__(self):
         baseline = arguments.real_array("baseline", self.baseline)
@@ -89,9 +90,13 @@ class RewardToGo:
         T = trajectories.n_steps
         t = np.arange(T)
         if self.baseline.ndim == 2 and len(self.baseline) < T:
-            raise ValueError(f"baseline has {len(self.baseline)} rows, but trajectories have {T} steps; pass one row per step")
+            raise ValueError(
+                f"baseline has {len(self.baseline)} rows, but trajectories have {T} steps; pass one row per step"
+            )
         if self.baseline.ndim and trajectories.mask.any() and trajectories.states.max() >= self.baseline.shape[-1]:
-            raise ValueError(f"baseline covers {self.baseline.shape[-1]} states, but state {trajectories.states.max()} was visited")
+            raise ValueError(
+                f"baseline covers {self.baseline.shape[-1]} states, but state {trajectories.states.max()} was visited"
+            )
         if self.baseline.ndim == 2:
             b = self.baseline[t, trajectories.states]
         else:

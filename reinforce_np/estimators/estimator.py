@@ -1,6 +1,6 @@
 """The one formula: an estimator is a choice of weight on the score.
 
-    ĝ = Σₙ Σₜ w[n,t] ∇log π(a[n,t]|s[n,t])
+ĝ = Σₙ Σₜ w[n,t] ∇log π(a[n,t]|s[n,t])
 """
 
 from dataclasses import KW_ONLY, dataclass
@@ -35,9 +35,9 @@ class Estimator:
     >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
     >>> batch = sample(mdp, policy, theta, 4, rng=0)
     >>> batch.actions[:, 0]
-    array([1, 0, 0, 1])
+    array([0, 1, 0, 1])
     >>> Estimator(RewardToGo()).weights(batch, mdp, policy, theta)[:, 0]
-    array([0.25, 0.  , 0.  , 0.25])
+    array([0.  , 0.25, 0.  , 0.25])
     >>> Estimator(RewardToGo()).gradient(batch, mdp, policy, theta)
     array([-0.25,  0.25])
     """
@@ -110,7 +110,9 @@ class Estimator:
         w = self.weights(trajectories, mdp, policy, theta) * len(trajectories)
         chunk = max(PER_TRAJECTORY_CELLS // (policy.n_states * policy.n_actions), 1)
         rows = [slice(i, i + chunk) for i in range(0, len(trajectories), chunk)]
-        return np.concatenate([policy.contract(theta, _per_cell(policy, trajectories.take(n), w[n], True)) for n in rows])
+        return np.concatenate(
+            [policy.contract(theta, _per_cell(policy, trajectories.take(n), w[n], True)) for n in rows]
+        )
 
 
 def _per_cell(policy, trajectories, weights, separate=False):

@@ -75,7 +75,9 @@ def arrivals(mdp):
 def fixed_values(mdp, pi, r, gamma):
     """Solve V = r_π + γ P_π V and return (Q, V), for ``horizon=None``."""
     proper = proper_states(mdp, pi, gamma)
-    r_pi = np.where(_trailing(proper, pi.ndim - 2), np.einsum("sa...,sa...->s...", pi, np.broadcast_to(r, pi.shape)), 0.0)
+    r_pi = np.where(
+        _trailing(proper, pi.ndim - 2), np.einsum("sa...,sa...->s...", pi, np.broadcast_to(r, pi.shape)), 0.0
+    )
     V = np.moveaxis(_solve(fixed_system(mdp, pi, gamma), np.moveaxis(r_pi, 0, -1)), -1, 0)
     return r + gamma * expected_next(mdp, mdp.continuation, V), V
 

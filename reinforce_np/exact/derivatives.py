@@ -105,8 +105,8 @@ def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
     --------
     >>> from reinforce_np import TabularSoftmax, examples
     >>> hessian(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), [0.0, np.log(3.0)])
-    array([[ 0.09375, -0.09375],
-           [-0.09375,  0.09375]])
+    array([[-0.09375,  0.09375],
+           [ 0.09375, -0.09375]])
     """
     theta = arguments.real_array("theta", theta, shape=(policy.n_parameters,), minus_infinity=True)
     columns = arguments.integer("columns", columns, low=1)

@@ -70,7 +70,9 @@ def gradient_by_enumeration(mdp, policy, theta, *, objective=Discounted(), limit
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, limit=limit)
     weight = np.zeros((mdp.n_states, mdp.n_actions))
     n, t = np.nonzero(trajectories.mask)
-    np.add.at(weight, (trajectories.states[n, t], trajectories.actions[n, t]), (p * _returns(trajectories, mdp, objective))[n])
+    np.add.at(
+        weight, (trajectories.states[n, t], trajectories.actions[n, t]), (p * _returns(trajectories, mdp, objective))[n]
+    )
     return np.einsum("sa,sad->d", weight, policy.score(theta))
 
 

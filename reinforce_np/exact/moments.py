@@ -76,7 +76,9 @@ def directional_moments(estimator, mdp, policy, theta, directions):
     advantage = estimator.advantage
     if isinstance(advantage, TotalReturn):
         if mdp.horizon is None:
-            raise ValueError("horizon=None: the moments of TotalReturn need a horizon; use RewardToGo or replace(horizon=...)")
+            raise ValueError(
+                "horizon=None: the moments of TotalReturn need a horizon; use RewardToGo or replace(horizon=...)"
+            )
         mean, second = _total_return_moments(mdp, pi, psi, gamma, advantage.baseline)
         low, high = _total_return_range(mdp, pi, psi, gamma, advantage.baseline)
     elif isinstance(advantage, RewardToGo):
@@ -119,7 +121,10 @@ def _trace_moments(mdp, pi, psi, gamma, eta, baseline):
         xx = (psi**2 * w2 + 2 * eta * psi * (averaged(rb, x) + future) + eta**2 * averaged(1.0, xx)).sum(axis=1)
         gx = (psi * gw + eta * (averaged(r, x) + future)).sum(axis=1)
         x = (psi * w1 + eta * averaged(1.0, x)).sum(axis=1)
-        g1, g2 = (P * (r + gamma * G1)).sum(axis=(1, 2)), (P * (r**2 + 2 * r * gamma * G1 + gamma**2 * G2)).sum(axis=(1, 2))
+        g1, g2 = (
+            (P * (r + gamma * G1)).sum(axis=(1, 2)),
+            (P * (r**2 + 2 * r * gamma * G1 + gamma**2 * G2)).sum(axis=(1, 2)),
+        )
         if mdp.horizon is None and t % 16 == 0 and _settled(mdp, before, (g2, xx)):
             break
     return mdp.initial @ x, mdp.initial @ xx
@@ -133,7 +138,9 @@ def _steps_back(mdp):
 def _settled(mdp, before, after):
     """Whether one more step back changes no moment by more than rounding."""
     if not all(np.isfinite(moment).all() for moment in after):
-        raise ValueError("horizon=None: the second moment of the estimate is infinite; use a horizon or a smaller gamma")
+        raise ValueError(
+            "horizon=None: the second moment of the estimate is infinite; use a horizon or a smaller gamma"
+        )
     scale = [np.abs(moment).max(initial=0.0) for moment in after]
     return all(np.abs(b - a).max() <= SETTLED * s for b, a, s in zip(before, after, scale, strict=True))
 
@@ -215,12 +222,10 @@ def _total_return_range(mdp, pi, psi, gamma, b):
     r_low, r_high = np.zeros(mdp.n_states), np.zeros(mdp.n_states)
     f_low, f_high = np.zeros((mdp.n_states, psi.shape[-1])), np.zeros((mdp.n_states, psi.shape[-1]))
     for _ in range(mdp.horizon):
-        r_low, r_high = _extremes(
-            *(mdp.reward + gamma * live * R[mdp.next_state] for R in (r_low, r_high)), impossible
-        )
-        f_low, f_high = _extremes(
-            *(psi[:, :, None] + live[..., None] * F[mdp.next_state] for F in (f_low, f_high)), impossible[..., None]
-        )
+        R_low, R_high = (mdp.reward + gamma * live * R[mdp.next_state] for R in (r_low, r_high))
+        F_low, F_high = (psi[:, :, None] + live[..., None] * F[mdp.next_state] for F in (f_low, f_high))
+        r_low, r_high = _extremes(R_low, R_high, impossible)
+        f_low, f_high = _extremes(F_low, F_high, impossible[..., None])
     started = mdp.initial > 0
     R = np.array([r_low[started].min() - b, r_high[started].max() - b])[:, None]
     corners = np.concatenate([R * f_low[started].min(axis=0), R * f_high[started].max(axis=0)])
@@ -235,7 +240,7 @@ def _extremes(low, high, impossible):
 def _check_baseline(baseline, mdp):
     """Refuse a baseline of another shape than the model's."""
     steps = () if mdp.horizon is None else (mdp.horizon, mdp.horizon + 1)
-    if baseline.ndim and (baseline.shape[-1] != mdp.n_states or baseline.ndim == 2 and len(baseline) not in steps):
+    if baseline.ndim and (baseline.shape[-1] != mdp.n_states or (baseline.ndim == 2 and len(baseline) not in steps)):
         raise ValueError(
             f"baseline has shape {baseline.shape}; for this model it must be a number, ({mdp.n_states},)"
             + (f" or ({mdp.horizon}, {mdp.n_states})" if steps else "; without a horizon it cannot depend on t")

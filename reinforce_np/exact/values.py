@@ -82,7 +82,7 @@ def values(mdp, policy, theta, *, objective=Discounted()):
     --------
     >>> from reinforce_np import TabularSoftmax, examples
     >>> mdp = examples.random_walk()           # Sutton & Barto, Example 6.2: i/6
-    >>> values(mdp, TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(mdp.n_states * mdp.n_actions))[:5] * 6
+    >>> values(mdp, TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(mdp.n_states * mdp.n_actions))[1:6] * 6
     array([1., 2., 3., 4., 5.])
     """
     pi, r, gamma = induced(mdp, policy, theta, objective)

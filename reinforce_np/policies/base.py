@@ -7,6 +7,8 @@ This is the package's one base class: the alternative was the same twelve
 methods written twice.
 """
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from reinforce_np import arguments
@@ -20,11 +22,19 @@ class SoftmaxPolicy:
     or a batch of them of shape (..., D) where a method says so.
     """
 
-    n_states: int
-    n_actions: int
-    n_parameters: int
     temperature: float
     mask: np.ndarray | None
+
+    if TYPE_CHECKING:  # fields of the one policy, properties of the other
+
+        @property
+        def n_states(self) -> int: ...
+
+        @property
+        def n_actions(self) -> int: ...
+
+        @property
+        def n_parameters(self) -> int: ...
 
     def linear_logits(self, theta: np.ndarray) -> np.ndarray:
         """Return z(s, a; θ) before masking, shape (..., S, A)."""
@@ -53,7 +63,9 @@ class SoftmaxPolicy:
             wrong &= theta.real != -np.inf
         if wrong.any():
             index = arguments.first_index(wrong)
-            remedy = "use a finite number, or -inf to mask an action" if self.allows_minus_infinity else "use finite numbers"
+            remedy = (
+                "use a finite number, or -inf to mask an action" if self.allows_minus_infinity else "use finite numbers"
+            )
             raise ValueError(f"{arguments.at('theta', index)}={theta[index]} is not allowed; {remedy}")
         return theta
 
@@ -80,11 +92,15 @@ class SoftmaxPolicy:
         wrong = np.isnan(real) | (real == np.inf)
         if wrong.any():
             index = arguments.first_index(wrong)
-            raise ValueError(f"{arguments.at('logits', index)}={real[index]}: features times theta overflow; scale them down")
+            raise ValueError(
+                f"{arguments.at('logits', index)}={real[index]}: features times theta overflow; scale them down"
+            )
         blocked = (real == -np.inf).all(axis=-1)
         if blocked.any():
             index = arguments.first_index(blocked)
-            raise ValueError(f"{arguments.at('logits', index)} are all -inf: leave at least one action of every state unmasked")
+            raise ValueError(
+                f"{arguments.at('logits', index)} are all -inf: leave at least one action of every state unmasked"
+            )
         return logits
 
     def probabilities(self, theta):
@@ -177,7 +193,9 @@ class SoftmaxPolicy:
         logits = self.logits(theta)
         weights = np.asarray(weights)
         if weights.shape[-2:] != (self.n_states, self.n_actions):
-            raise ValueError(f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})")
+            raise ValueError(
+                f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})"
+            )
         weights = np.where(logits.real == -np.inf, 0.0, weights)
         pulled = softmax.contract_logit_score(softmax.softmax(logits, self.temperature), weights)
         return self.pull_back(pulled) / self.temperature
@@ -283,8 +301,9 @@ class SoftmaxPolicy:
         """
         other = np.asarray(other)
         if other.ndim == 1:
-            return self.log_probabilities(arguments.real_array(name, other, shape=(self.n_parameters,),
-                                                               minus_infinity=self.allows_minus_infinity))
+            return self.log_probabilities(
+                arguments.real_array(name, other, shape=(self.n_parameters,), minus_infinity=self.allows_minus_infinity)
+            )
         table = arguments.probability_array(name, other, shape=(self.n_states, self.n_actions))
         arguments.check_sums(name, table.sum(axis=1))
         with np.errstate(divide="ignore"):

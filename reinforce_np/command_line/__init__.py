@@ -1,0 +1,66 @@
+"""``python -m reinforce_np``: the referee from the command line.
+
+Exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive,
+4 refused for its size, 130 interrupted.
+"""
+
+import argparse
+import os
+import sys
+
+from reinforce_np import arguments
+from reinforce_np.command_line import check, examples
+
+PASSED, FAILED, BAD_INPUT, INCONCLUSIVE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 4, 130
+
+
+def parser():
+    """Return the parser of all commands."""
+    root = argparse.ArgumentParser(
+        prog="reinforce-np",
+        description="The exact referee of policy-gradient estimators, in pure NumPy.",
+        epilog="exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive, 4 refused for its size",
+    )
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    for command in (check, examples):
+        command.add_to(commands)
+    return root
+
+
+def main(argv=None):
+    """Run a command and return its exit code.
+
+    Parameters
+    ----------
+    argv : list of str, optional
+        Arguments; those of the process if not given.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> main(["examples"])  # doctest: +ELLIPSIS
+    name ...
+    0
+    """
+    options = parser().parse_args(argv)
+    try:
+        code = options.run(options)
+        sys.stdout.flush()
+        return code
+    except arguments.TooLargeError as error:
+        return _complain(error, TOO_LARGE)
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
+            return PASSED
+        return _complain(error, BAD_INPUT)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+
+
+def _complain(error, code):
+    print(f"reinforce-np: error: {error}", file=sys.stderr)
+    return code
