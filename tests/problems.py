@@ -8,6 +8,7 @@ states, two actions, horizon 0, gamma 0 and policies without options.
 import itertools
 from typing import NamedTuple
 
+import hypothesis
 import numpy as np
 import reference
 from hypothesis import strategies as st
@@ -16,8 +17,18 @@ from reinforce_np import FiniteMDP, LinearSoftmax, TabularSoftmax, examples
 
 LIMIT = 300  # trajectories of a random model
 GAMMAS = (0.0, 0.5, 0.7, 0.9, 1.0)
-STARTS = {2: ((0.75, 0.25), (1.0, 0.0)), 3: ((0.625, 0.25, 0.125), (0.25, 0.75, 0.0))}  # state 0 is a start
-EXTREMES = (0.0, 20.0, 36.75, -37.5, 350.0, -350.0)  # logits, in units of the temperature
+STARTS = {
+    2: ((0.75, 0.25), (1.0, 0.0)),
+    3: ((0.625, 0.25, 0.125), (0.25, 0.75, 0.0)),
+}  # state 0 is a start
+EXTREMES = (
+    0.0,
+    20.0,
+    36.75,
+    -37.5,
+    350.0,
+    -350.0,
+)  # logits, in units of the temperature
 
 
 class Problem(NamedTuple):
@@ -31,7 +42,11 @@ class Problem(NamedTuple):
 def grid(draw, shape, low, high, step):
     """Draw an array of multiples of `step` in [low, high]."""
     n = int(np.prod(shape))
-    numbers = draw(st.lists(st.integers(round(low / step), round(high / step)), min_size=n, max_size=n))
+    numbers = draw(
+        st.lists(
+            st.integers(round(low / step), round(high / step)), min_size=n, max_size=n
+        )
+    )
     return step * np.array(numbers, dtype=float).reshape(shape)
 
 
@@ -39,7 +54,9 @@ def count(mdp):
     """The number of trajectories of positive probability: a loop over states and steps."""
     n = np.ones(mdp.n_states)
     for _ in range(mdp.horizon or 0):
-        n = ((mdp.probability > 0) * np.where(mdp.terminated, 1, n[mdp.next_state])).sum(axis=(1, 2))
+        n = (
+            (mdp.probability > 0) * np.where(mdp.terminated, 1, n[mdp.next_state])
+        ).sum(axis=(1, 2))
     return n[mdp.initial > 0].sum()
 
 
@@ -54,7 +71,9 @@ def mdps(draw, horizons=(0, 1, 2, 3, 4), gammas=GAMMAS, limit=LIMIT):
     S, A, K = draw(st.integers(2, 3)), draw(st.integers(2, 3)), draw(st.integers(2, 3))
     weight = np.round(grid(draw, (S, A, K), 0, 3, 1))
     weight[..., 0] += weight.sum(axis=2) == 0
-    next_state = draw(st.lists(st.integers(0, S - 1), min_size=S * A * K, max_size=S * A * K))
+    next_state = draw(
+        st.lists(st.integers(0, S - 1), min_size=S * A * K, max_size=S * A * K)
+    )
     next_state = np.array(next_state).reshape(S, A, K)
     terminated = grid(draw, (S, A, K), 0, 3, 1) == 1
     reward = grid(draw, (S, A, K), -2, 4, 0.25)
@@ -66,9 +85,15 @@ def mdps(draw, horizons=(0, 1, 2, 3, 4), gammas=GAMMAS, limit=LIMIT):
         weight[s, a, 0] += weight[s, a, 0] == 0
         for table in (weight, next_state, reward, terminated):
             table[s, a, -1] = table[s, a, 0]
-    mdp = FiniteMDP(weight / weight.sum(axis=2, keepdims=True), next_state, reward, terminated,
-                    initial=draw(st.sampled_from(STARTS[S])), gamma=draw(st.sampled_from(gammas)),
-                    horizon=draw(st.sampled_from(horizons)))
+    mdp = FiniteMDP(
+        weight / weight.sum(axis=2, keepdims=True),
+        next_state,
+        reward,
+        terminated,
+        initial=draw(st.sampled_from(STARTS[S])),
+        gamma=draw(st.sampled_from(gammas)),
+        horizon=draw(st.sampled_from(horizons)),
+    )
     while mdp.horizon is not None and mdp.horizon > 1 and count(mdp) > limit:
         mdp = mdp.replace(horizon=mdp.horizon - 1)
     return mdp
@@ -83,7 +108,9 @@ def policies(draw, n_states, n_actions, *, masks=True):
         options["mask"][:, 0] = True
     if draw(st.booleans()):
         D = draw(st.integers(1, 3))
-        return LinearSoftmax(grid(draw, (n_states, n_actions, D), -2, 2, 0.5), **options)
+        return LinearSoftmax(
+            grid(draw, (n_states, n_actions, D), -2, 2, 0.5), **options
+        )
     return TabularSoftmax(n_states, n_actions, **options)
 
 
@@ -93,7 +120,9 @@ def thetas(draw, policy, *, extreme=False, shape=()):
     if not extreme or isinstance(policy, LinearSoftmax):
         return grid(draw, (*shape, policy.n_parameters), -2, 2, 0.25)
     n = policy.n_parameters
-    logits = policy.temperature * np.array(draw(st.lists(st.sampled_from(EXTREMES), min_size=n, max_size=n)))
+    logits = policy.temperature * np.array(
+        draw(st.lists(st.sampled_from(EXTREMES), min_size=n, max_size=n))
+    )
     logits = logits.reshape(policy.n_states, policy.n_actions)
     logits[:, 1:][grid(draw, logits[:, 1:].shape, 0, 4, 1) == 4] = -np.inf
     return logits.ravel()
@@ -104,7 +133,20 @@ def problems(draw, *, extreme=False, masks=True, **options):
     """Triples (mdp, policy, theta); `options` go to `mdps`."""
     mdp = draw(mdps(**options))
     policy = draw(policies(mdp.n_states, mdp.n_actions, masks=masks))
-    return Problem(mdp, policy, draw(thetas(policy, extreme=extreme and draw(st.booleans()))))
+    return Problem(
+        mdp, policy, draw(thetas(policy, extreme=extreme and draw(st.booleans())))
+    )
+
+
+def find(strategy, wanted):
+    """The first example of a strategy that is wanted, not shrunk; an error when a thousand are not."""
+    return hypothesis.find(
+        strategy,
+        wanted,
+        settings=hypothesis.settings(
+            phases=[hypothesis.Phase.generate], max_examples=1000
+        ),
+    )
 
 
 def table(policy, theta):
@@ -123,13 +165,29 @@ def features(policy):
 def logits_by_loops(policy, theta):
     """The logits as lists, -inf where masked."""
     S, A = policy.n_states, policy.n_actions
-    z = np.array(theta, dtype=float).reshape(S, A) if isinstance(policy, TabularSoftmax) else policy.features @ theta
-    return [[-np.inf if policy.mask is not None and not policy.mask[s, a] else float(z[s][a]) for a in range(A)] for s in range(S)]
+    z = (
+        np.array(theta, dtype=float).reshape(S, A)
+        if isinstance(policy, TabularSoftmax)
+        else policy.features @ theta
+    )
+    return [
+        [
+            -np.inf
+            if policy.mask is not None and not policy.mask[s, a]
+            else float(z[s][a])
+            for a in range(A)
+        ]
+        for s in range(S)
+    ]
 
 
 def score_by_loops(policy, theta):
     """The score (S, A, D) from the formula, by loops; masked actions score zero."""
-    pi, phi, logits = table(policy, theta), features(policy), logits_by_loops(policy, theta)
+    pi, phi, logits = (
+        table(policy, theta),
+        features(policy),
+        logits_by_loops(policy, theta),
+    )
     psi = np.zeros((policy.n_states, policy.n_actions, policy.n_parameters))
     for s, a in itertools.product(range(policy.n_states), range(policy.n_actions)):
         if logits[s][a] > -np.inf:
@@ -156,10 +214,20 @@ def reward_scale(mdp):
 
 def gradient_scale(problem):
     """The largest term of a gradient: return times score, summed over the steps."""
-    return reward_scale(problem.mdp) * (problem.mdp.horizon or 1) * np.abs(problem.policy.score(problem.theta)).max()
+    return (
+        reward_scale(problem.mdp)
+        * (problem.mdp.horizon or 1)
+        * np.abs(problem.policy.score(problem.theta)).max()
+    )
 
 
-HORIZONS = {"cliff": 3, "frozen_lake": 2, "gridworld_4x4": 2, "gridworld_5x5": 2, "referee": 3}
+HORIZONS = {
+    "cliff": 3,
+    "frozen_lake": 2,
+    "gridworld_4x4": 2,
+    "gridworld_5x5": 2,
+    "referee": 3,
+}
 
 
 def fixed_problems():
@@ -167,20 +235,38 @@ def fixed_problems():
     result = {}
     for name, example in examples.CATALOGUE.items():
         mdp = example()
-        if name not in ("bandit", "copy_task", "delayed_chain"):  # the horizon of these is part of the model
+        if name not in (
+            "bandit",
+            "copy_task",
+            "delayed_chain",
+        ):  # the horizon of these is part of the model
             mdp = mdp.replace(horizon=HORIZONS.get(name, 3))
         theta = np.sin(np.arange(mdp.n_states * mdp.n_actions))
         result[name] = Problem(mdp, TabularSoftmax(mdp.n_states, mdp.n_actions), theta)
-    corridor, chain, referee = examples.short_corridor(horizon=6), examples.baxter_bartlett(horizon=3), examples.referee(horizon=3)
+    corridor, chain, referee = (
+        examples.short_corridor(horizon=6),
+        examples.baxter_bartlett(horizon=3),
+        examples.referee(horizon=3),
+    )
     mask = np.array([[True, True, True], [True, False, True], [False, True, True]])
     uneven = np.cos(np.arange(9.0))
-    result["corridor, aliased"] = Problem(corridor, LinearSoftmax(examples.action_features(4, 2)), np.array([0.5, -0.25]))
-    result["baxter_bartlett, linear"] = Problem(
-        chain, LinearSoftmax(examples.baxter_bartlett_features(), temperature=0.5), np.array([1.0, -0.5, 0.25, 2.0])
+    result["corridor, aliased"] = Problem(
+        corridor, LinearSoftmax(examples.action_features(4, 2)), np.array([0.5, -0.25])
     )
-    result["referee, cold and masked"] = Problem(referee, TabularSoftmax(3, 3, temperature=0.5, mask=mask), uneven)
-    result["referee, nearly deterministic"] = Problem(referee, TabularSoftmax(3, 3), 300 * uneven)
-    result["referee, undiscounted"] = Problem(referee.replace(gamma=1.0), TabularSoftmax(3, 3), uneven)
+    result["baxter_bartlett, linear"] = Problem(
+        chain,
+        LinearSoftmax(examples.baxter_bartlett_features(), temperature=0.5),
+        np.array([1.0, -0.5, 0.25, 2.0]),
+    )
+    result["referee, cold and masked"] = Problem(
+        referee, TabularSoftmax(3, 3, temperature=0.5, mask=mask), uneven
+    )
+    result["referee, nearly deterministic"] = Problem(
+        referee, TabularSoftmax(3, 3), 300 * uneven
+    )
+    result["referee, undiscounted"] = Problem(
+        referee.replace(gamma=1.0), TabularSoftmax(3, 3), uneven
+    )
     return result
 
 

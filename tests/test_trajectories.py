@@ -80,7 +80,7 @@ def test_states_must_have_two_axes():
         record(states=np.zeros(3))
 
 
-@pytest.mark.parametrize("lengths, message", [
+@pytest.mark.parametrize(("lengths", "message"), [
     ([4, 5, 2], r"lengths\[1\]=5 is out of range; it must be in \[0, 4\]"), ([4, 0, -1], r"lengths\[2\]=-1 is out of range"),
 ])  # fmt: skip
 def test_lengths_outside_the_time_axis_are_refused(lengths, message):
