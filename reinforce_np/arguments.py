@@ -134,6 +134,15 @@ def check_shape(name, array, *, ndim=None, shape=None):
         raise ValueError(f"{name} has {array.ndim} axes (shape {array.shape}); it must have {ndim}")
 
 
+def check_same_model(mdp, policy):
+    """Refuse a policy made for other states or actions than the model has."""
+    if (policy.n_states, policy.n_actions) != (mdp.n_states, mdp.n_actions):
+        raise ValueError(
+            f"policy has n_states={policy.n_states}, n_actions={policy.n_actions}, but mdp has n_states={mdp.n_states}, "
+            f"n_actions={mdp.n_actions}; build the policy for this model"
+        )
+
+
 def _as_array(name, value):
     try:
         array = np.asarray(value)

@@ -17,13 +17,16 @@ from reinforce_np.checks import means
 from reinforce_np.estimators import algorithms
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.moments import DirectionalMoments, directional_moments
+from reinforce_np.exact.objectives import Undiscounted
+from reinforce_np.exact.values import action_values, occupancy
 from reinforce_np.sampling import sample_blocks
 
 ALPHA = 1e-6
 MISS = 0.01
+MOST = 2**60  # trajectories anybody could ask for
 CELLS = 2**22  # (trajectory, parameter) numbers held at once
-ROUNDING = 1e-12  # relative to the second moment: variance that rounding may add
-TINY = 1e-200  # variance of what is always zero, so that anything else is noticed
+ROUNDING = 16 * np.finfo(np.float64).eps  # per step, relative to the terms of an estimate
+TINY = 1e-140  # deviation of what is always zero, so that anything else is noticed
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,14 @@ class Law:
         Exact ∇J_γ there: the mean under the hypothesis.
     moments : DirectionalMoments
         Exact moments and range of one trajectory's estimate.
+    rounding : array (C,)
+        How far float64 may move one trajectory's estimate.
     """
 
     components: np.ndarray
     gradient: np.ndarray
     moments: DirectionalMoments
+    rounding: np.ndarray
 
     @property
     def means(self):
@@ -54,15 +60,20 @@ class Law:
         """Upper bounds on the variances of v·ĝ and of (v·ĝ)², shape (2, C); infinite where unknown.
 
         The first is exact. A square is at most its largest value B times
-        itself, so Var[X²] <= (B − E[X²]) E[X²]. Both are widened by what
-        rounding could contribute.
+        itself, so Var[X²] <= (B − E[X²]) E[X²].
         """
         square = self.moments.second_moment
         largest = np.maximum(self.moments.high**2, self.moments.low**2)
         with np.errstate(invalid="ignore"):
             of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
-        rounding = np.array([square + self.gradient**2, square**2]) * ROUNDING
-        return np.array([self.moments.variance, of_square]) + rounding + TINY
+        least = np.maximum(self.rounding, TINY) ** 2
+        return np.array([self.moments.variance + least, of_square + least * (square + least)])
+
+    @property
+    def roundings(self):
+        """How far rounding may move v·ĝ and (v·ĝ)², shape (2, C)."""
+        size = np.sqrt(self.moments.second_moment)
+        return np.array([self.rounding, self.rounding * (2 * size + self.rounding)])
 
     def log_odds(self, alpha):
         """log(1/false alarm) of one test of one side: all 4C of them share `alpha`."""
@@ -75,7 +86,8 @@ class Law:
     def detectable(self, n, alpha, miss=MISS):
         """Return the bias of the mean that a run of n catches with probability 1 − miss, per component."""
         scale = self.scales(n, alpha, miss)[0]
-        return means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
+        bias = means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
+        return bias + 2 * self.rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +270,7 @@ def trajectories_needed(
         raise ValueError(f"bias={bias!r} and standard_error={standard_error!r}: give exactly one of them")
     name, value = ("bias", bias) if standard_error is None else ("standard_error", standard_error)
     target = arguments.real_array(name, value)
-    if np.any(target <= 0):
+    if target.size == 0 or np.any(target <= 0):
         raise ValueError(f"{name}={value!r} must be > 0: no finite number of trajectories reaches zero")
     estimator = algorithms.reinforce() if estimator is None else estimator
     law = estimator_law(mdp, policy, theta, estimator, components)
@@ -272,6 +284,10 @@ def needed_for_bias(law, bias, alpha, miss):
     n = 1
     while np.any(law.detectable(n, alpha, miss) > bias):
         n *= 2
+        if n > MOST:
+            raise ValueError(
+                f"bias={np.min(bias):.3g} cannot be noticed with {MOST} trajectories, or is below rounding; ask for a larger one"
+            )
     low = n // 2
     while n - low > 1:
         middle = (n + low) // 2
@@ -284,10 +300,27 @@ def estimator_law(mdp, policy, theta, estimator, components=None):
     if components is None:
         components = np.arange(policy.n_parameters)
     components = arguments.integer_array("components", components, low=0, high=policy.n_parameters, ndim=1)
+    if not len(components):
+        raise ValueError("components=[] is empty; judge at least one component")
     directions = np.zeros((len(components), policy.n_parameters))
     directions[np.arange(len(components)), components] = 1.0
     moments = directional_moments(estimator, mdp, policy, theta, directions)
-    return Law(components, exact_gradient(mdp, policy, theta)[components], moments)
+    rounding = _rounding(mdp, policy, theta, estimator) * np.abs(policy.slopes[components])
+    return Law(components, exact_gradient(mdp, policy, theta)[components], moments, rounding)
+
+
+def _rounding(mdp, policy, theta, estimator):
+    """Return how far rounding may move the estimate of one trajectory, in units of a score of one.
+
+    Every step adds a score times a return minus a baseline, of which the
+    return may be as large as the sum of all |r| to come.
+    """
+    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    steps = float(occupancy(mdp, policy, theta, objective=Undiscounted()).sum())
+    largest = float(np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0)) + float(
+        np.max(np.abs(estimator.advantage.baseline))
+    )
+    return ROUNDING * max(steps, 1.0) * steps * largest
 
 
 def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=None, rng=None):
@@ -298,7 +331,8 @@ def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=
     total, statistics = _run(law, scales, mdp, policy, theta, n, estimator, executor, rng)
     standard_error = np.sqrt(law.moments.variance / n)
     deviation = total / n - law.gradient
-    log_probability = means.catoni_log_probability(np.abs(statistics), n, law.variances, scales)
+    by_rounding = n * scales * law.roundings  # φ grows no faster than its argument
+    log_probability = means.catoni_log_probability(np.abs(statistics) - by_rounding, n, law.variances, scales)
     return Confirmation(
         n=n,
         alpha=alpha,

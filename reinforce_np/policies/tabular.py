@@ -50,6 +50,11 @@ class TabularSoftmax(SoftmaxPolicy):
         """D = S·A."""
         return self.n_states * self.n_actions
 
+    @property
+    def slopes(self):
+        """1/τ for every parameter, shape (D,)."""
+        return np.full(self.n_parameters, 1.0 / self.temperature)
+
     def linear_logits(self, theta):
         """z(s, a; θ) = θ[s·A + a], shape (..., S, A)."""
         return theta.reshape(*theta.shape[:-1], self.n_states, self.n_actions)
