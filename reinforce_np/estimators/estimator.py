@@ -10,7 +10,7 @@ Four slots make the weight, in this order:
     divided    by the normaliser
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -63,9 +63,9 @@ class Estimator:
 
     advantage: Any
     _: KW_ONLY
-    ratio: Any = OnPolicy()
+    ratio: Any = field(default_factory=OnPolicy)
     penalty: Any = ()
-    normaliser: Any = PerTrajectory()
+    normaliser: Any = field(default_factory=PerTrajectory)
     discounted_score: bool = True
 
     def __post_init__(self):
