@@ -42,7 +42,7 @@ from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
 
-__all__ = [
+__all__ = [  # noqa: PLE0604 - names from two lists
     *_slots,
     "Discounted",
     "EntropyRegularised",
