@@ -9,7 +9,7 @@ import os
 import sys
 
 from reinforce_np import arguments
-from reinforce_np.command_line import check, examples
+from reinforce_np.command_line import check, estimators, examples
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -22,7 +22,7 @@ def parser():
         epilog="exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive, 4 refused for its size",
     )
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    for command in (check, examples):
+    for command in (check, estimators, examples):
         command.add_to(commands)
     return root
 

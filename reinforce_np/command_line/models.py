@@ -141,7 +141,7 @@ def _policy(options, mdp, rng):
             raise ValueError(f"--features {spec}: there must be at least one feature")
         features = rng.normal(size=(*shape, n_features))
     elif spec.endswith(".npy"):
-        features = _array("--features", spec)
+        features = array("--features", spec)
         arguments.check_shape(f"--features {spec}", features, shape=(*shape, None))
     else:
         raise ValueError(f"--features {spec}: pass file.npy, random:D or indicator")
@@ -155,11 +155,11 @@ def _theta(options, policy, rng):
     if spec == "random":
         return rng.normal(size=policy.n_parameters)
     if spec.endswith((".npy", ".json")):
-        return arguments.real_array(f"--theta {spec}", _array("--theta", spec), shape=(policy.n_parameters,))
+        return arguments.real_array(f"--theta {spec}", array("--theta", spec), shape=(policy.n_parameters,))
     raise ValueError(f"--theta {spec}: pass zeros, random, file.npy or file.json")
 
 
-def _array(option, path):
+def array(option, path):
     """Read an array of numbers from a ``.npy`` or ``.json`` file, whatever the file holds."""
     if os.path.getsize(path) > LARGEST_FILE:
         raise arguments.TooLargeError(f"{option} {path} is larger than {LARGEST_FILE >> 20} MiB")
