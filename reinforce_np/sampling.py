@@ -91,6 +91,8 @@ def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, execut
     [16384, 16384, 7232]
     """
     n = arguments.integer("n", n)
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor={executor!r} has no submit; pass a concurrent.futures.Executor, or None")
     group_size = arguments.integer("group_size", group_size, low=1)
     if n % group_size:
         raise ValueError(f"n={n} is not a multiple of group_size={group_size}; draw whole groups")

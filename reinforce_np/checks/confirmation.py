@@ -77,7 +77,7 @@ class Law:
 
     def log_odds(self, alpha):
         """log(1/false alarm) of one test of one side: all 4C of them share `alpha`."""
-        return math.log(4 * len(self.components) / alpha)
+        return math.log(4 * len(self.components)) - math.log(alpha)
 
     def scales(self, n, alpha, miss=MISS):
         """Return the scale a of each test, shape (2, C)."""
@@ -87,7 +87,7 @@ class Law:
         """Return the bias of the mean that a run of n catches with probability 1 − miss, per component."""
         scale = self.scales(n, alpha, miss)[0]
         bias = means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
-        return bias + 2 * self.rounding
+        return np.where(self.moments.second_moment == 0, 0.0, bias + 2 * self.rounding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +139,8 @@ class Confirmation:
 
         True when in some component the smallest detectable bias is below the
         gradient, or, where the gradient vanishes, below the spread of a
-        single trajectory's estimate.
+        single trajectory's estimate; and when the estimate is always zero, so
+        that anything else would be noticed.
         """
         spread = self.standard_error * math.sqrt(self.n)
         scale = np.maximum(np.abs(self.gradient), np.where(np.abs(self.gradient) < 1e-3 * spread, spread, 0.0))
@@ -201,7 +202,7 @@ def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=No
     >>> print(confirm(mdp, policy, np.zeros(2), 10_000, rng=0))
     not rejected at alpha=1e-06 over 10000 trajectories in 2 components
     """
-    estimator = algorithms.reinforce() if estimator is None else estimator
+    estimator = _estimator(estimator)
     law = estimator_law(mdp, policy, theta, estimator, components)
     return confirm_law(law, mdp, policy, theta, n, estimator=estimator, alpha=alpha, executor=executor, rng=rng)
 
@@ -233,7 +234,7 @@ def smallest_detectable_bias(mdp, policy, theta, n, *, estimator=None, alpha=ALP
     """
     alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
     n = arguments.integer("n", n, low=1)
-    estimator = algorithms.reinforce() if estimator is None else estimator
+    estimator = _estimator(estimator)
     return estimator_law(mdp, policy, theta, estimator, components).detectable(n, alpha, miss)
 
 
@@ -270,11 +271,19 @@ def trajectories_needed(
         raise ValueError(f"bias={bias!r} and standard_error={standard_error!r}: give exactly one of them")
     name, value = ("bias", bias) if standard_error is None else ("standard_error", standard_error)
     target = arguments.real_array(name, value)
+    if target.ndim and components is None:
+        arguments.check_shape(name, target, shape=(policy.n_parameters,))
+    elif target.ndim:
+        arguments.check_shape(name, target, shape=(len(components),))
     if target.size == 0 or np.any(target <= 0):
         raise ValueError(f"{name}={value!r} must be > 0: no finite number of trajectories reaches zero")
-    estimator = algorithms.reinforce() if estimator is None else estimator
+    estimator = _estimator(estimator)
     law = estimator_law(mdp, policy, theta, estimator, components)
     if standard_error is not None:
+        if np.max(law.moments.variance / target**2) > MOST:
+            raise ValueError(
+                f"standard_error={np.min(target):.3g} needs more than {MOST} trajectories; ask for a larger one"
+            )
         return max(1, math.ceil(np.max(law.moments.variance / target**2) * (1 - 1e-12)))
     return needed_for_bias(law, target, alpha, miss)
 
@@ -355,10 +364,25 @@ def _run(law, scales, mdp, policy, theta, n, estimator, executor, rng):
         for first in range(0, len(block), rows):
             part = block.take(slice(first, first + rows))
             estimates = estimator.per_trajectory(part, mdp, policy, theta)[:, law.components]
+            if not np.isfinite(estimates).all():
+                n, i = arguments.first_index(~np.isfinite(estimates))
+                raise ValueError(
+                    f"estimator={estimator!r} returned {estimates[n, i]} for component {law.components[i]} of trajectory {n} of a "
+                    "block: an estimate must be a finite number"
+                )
             total += estimates.sum(axis=0)
             for moment, values in enumerate((estimates, estimates**2)):
                 statistics[moment] += means.catoni(scales[moment] * (values - law.means[moment])).sum(axis=0)
     return total, statistics
+
+
+def _estimator(estimator):
+    """Return the estimator, REINFORCE if none is given."""
+    if estimator is None:
+        return algorithms.reinforce()
+    if not hasattr(estimator, "per_trajectory") or isinstance(estimator, type):
+        raise TypeError(f"estimator={estimator!r} is no estimator; pass one such as algorithms.reinforce()")
+    return estimator
 
 
 def _probability(name, value):

@@ -75,6 +75,8 @@ def complex_step(f: Callable, theta, *, step=1e-20, components=None, batch=64):
             raise TypeError(
                 "f returned real values for complex theta, so its derivative is lost; use finite_difference instead"
             )
+        if not np.isfinite(values).all():
+            raise ValueError("f is not finite near theta, so it has no complex step; use another theta")
         result[rows] = values.imag / step[rows]
     return result
 
@@ -176,8 +178,22 @@ def _central_differences(f, theta, components, h, noise, batch):
     return D, noise / h * (1 + 20 * 2 + 64 * 4) / 45
 
 
+def _one_by_one(f):
+    """Return the function of a batch that calls `f` on each of its rows."""
+
+    def batched(points):
+        values = [np.asarray(f(point)) for point in points]
+        if any(value.size != 1 for value in values):
+            raise ValueError(f"f returned shape {values[0].shape} for one parameter vector; it must return a number")
+        return np.array([value.reshape(()) for value in values])
+
+    return batched
+
+
 def _evaluated(f, points):
     """Return f at every row of `points`, refusing an answer of another shape."""
+    if not callable(f):
+        raise TypeError(f"f={f!r} is not a function; pass one from parameters (B, D) to numbers (B,)")
     values = np.asarray(f(points))
     if values.shape != (len(points),):
         raise ValueError(
@@ -247,9 +263,11 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     gradient = arguments.real_array("gradient", gradient, shape=theta.shape)
     finite = np.isfinite(theta)
     if direction is None:
-        direction = np.random.default_rng(rng).uniform(-1, 1, size=theta.shape)
+        direction = arguments.generator(rng).uniform(-1, 1, size=theta.shape)
         direction = direction / np.abs(direction).max(initial=1e-300)
     v = np.where(finite, arguments.real_array("direction", direction, shape=theta.shape), 0.0)
+    if theta.size and not np.any(v):
+        raise ValueError("direction is zero, so nothing moves; pass one that is not")
     steps = 2.0 ** -np.arange(3, 21)
     with np.errstate(invalid="ignore"):
         points = np.where(finite, theta + steps[:, None] * v, -np.inf)
@@ -262,6 +280,7 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     remainders = np.abs(values - start - moved)
     if noise is None:
         noise = ROUNDING * eps * max(np.abs(values).max(), abs(start))
+    noise = arguments.number("noise", noise, low=0.0)
     floor = 100 * (noise + EPS * np.abs(moved))
     clear = remainders > floor
     change = max(np.abs(moved[0]), np.abs(values[0] - start))
@@ -359,7 +378,9 @@ def check_gradient(f: Callable, gradient, theta, *, relative=1e-7, step=None, no
     theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
     claimed = arguments.real_array("gradient", gradient(theta) if callable(gradient) else gradient, shape=theta.shape)
     relative = arguments.number("relative", relative, low=0.0)
-    batched = f if vectorised else lambda points: np.array([np.asarray(f(point)).reshape(()) for point in points])
+    if not callable(f):
+        raise TypeError(f"f={f!r} is not a function; pass one from parameters (D,) to a number")
+    batched = f if arguments.flag("vectorised", vectorised) else _one_by_one(f)
     expected, bound = finite_difference(batched, theta, step=step, noise=noise)
     tolerance = bound + relative * np.max(np.abs(expected), initial=0.0)
     excess = np.abs(claimed - expected) - tolerance

@@ -134,7 +134,7 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
     (True, True)
     """
     theta = arguments.real_array("theta", theta, shape=(policy.n_parameters,), minus_infinity=True)
-    rng = np.random.default_rng(rng)
+    work, rng = arguments.integer("work", work, low=1), arguments.generator(rng)
     g = gradient(mdp, policy, theta)
     terms, gradient_scale = _scales(mdp, policy, theta)
     steps = mdp.horizon if mdp.horizon is not None else 0

@@ -149,6 +149,7 @@ class GAE:
 
     def __post_init__(self):
         object.__setattr__(self, "critic", state_table("critic", self.critic))
+        arguments.flag("bootstrap_at_truncation", self.bootstrap_at_truncation)
         object.__setattr__(self, "lam", arguments.number("lam", self.lam, low=0.0, high=1.0, rule="a number in [0, 1]"))
 
     def credit(self, batch):
@@ -201,6 +202,7 @@ class NStep:
 
     def __post_init__(self):
         object.__setattr__(self, "critic", state_table("critic", self.critic))
+        arguments.flag("bootstrap_at_truncation", self.bootstrap_at_truncation)
         object.__setattr__(self, "n", arguments.integer("n", self.n, low=1))
 
     def credit(self, batch):
@@ -221,7 +223,7 @@ def spread(per_trajectory, batch):
 def state_table(name, value):
     """Return a checked read-only array: a number, (S,) or (T, S)."""
     table = arguments.real_array(name, value)
-    if table.ndim > 2:
+    if table.ndim > 2 or table.size == 0:
         raise ValueError(f"{name} has shape {table.shape}; pass a number, (S,) or (T, S)")
     table.setflags(write=False)
     return table

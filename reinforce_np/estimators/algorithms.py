@@ -8,6 +8,7 @@ The clipped ones are meant for data of an older policy: at θ = θ_old the ratio
 is one, nothing is clipped, and they are their on-policy ancestors.
 """
 
+from reinforce_np import arguments
 from reinforce_np.estimators.advantages import GAE, RewardToGo, TotalReturn
 from reinforce_np.estimators.estimator import Estimator
 from reinforce_np.estimators.groups import BatchStandardised, GroupMean, GroupStandardised, LeaveOneOut
@@ -40,7 +41,7 @@ def reinforce(*, reward_to_go=True):
     >>> reinforce(reward_to_go=False).advantage
     TotalReturn(baseline=0.0)
     """
-    return Estimator(RewardToGo() if reward_to_go else TotalReturn())
+    return Estimator(RewardToGo() if arguments.flag("reward_to_go", reward_to_go) else TotalReturn())
 
 
 def gpomdp(*, baseline=0.0):

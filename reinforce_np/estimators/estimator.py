@@ -69,6 +69,7 @@ class Estimator:
     discounted_score: bool = True
 
     def __post_init__(self):
+        arguments.flag("discounted_score", self.discounted_score)
         penalties = self.penalty if isinstance(self.penalty, tuple) else () if self.penalty is None else (self.penalty,)
         object.__setattr__(self, "penalty", penalties)
         slots = [

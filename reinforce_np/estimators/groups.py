@@ -46,6 +46,9 @@ class LeaveOneOut:
 
     per_step: bool = False
 
+    def __post_init__(self):
+        arguments.flag("per_step", self.per_step)
+
     @property
     def from_start(self):
         """Whole returns are measured from the start, rewards-to-go are not."""
@@ -124,6 +127,7 @@ class GroupStandardised:
     from_start = True
 
     def __post_init__(self):
+        arguments.flag("over_batch", self.over_batch)
         _check_standardisation(self)
 
     def credit(self, batch):
@@ -172,6 +176,7 @@ class BatchStandardised:
     def __post_init__(self):
         if not isinstance(self.of, TotalReturn | RewardToGo):
             raise TypeError(f"of={self.of!r} cannot be standardised; pass TotalReturn() or RewardToGo()")
+        arguments.flag("per_token", self.per_token)
         if not self.per_token and not isinstance(self.of, TotalReturn):
             raise ValueError(f"per_token=False needs one number per trajectory, but of={self.of!r} has one per step")
         _check_standardisation(self)

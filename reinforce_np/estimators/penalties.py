@@ -84,6 +84,7 @@ class KLPenalty:
         object.__setattr__(self, "beta", arguments.number("beta", self.beta, low=0.0, rule="a finite number >= 0"))
         one_of("kind", self.kind, KINDS)
         one_of("place", self.place, PLACES)
+        arguments.flag("corrected", self.corrected)
         if self.corrected and (self.place == "reward" or self.kind == "full"):
             raise ValueError(
                 f"corrected={self.corrected} is for sampled estimates in the loss, but kind={self.kind!r}, place={self.place!r}: "
@@ -168,6 +169,7 @@ class EntropyBonus:
     def __post_init__(self):
         object.__setattr__(self, "beta", arguments.number("beta", self.beta, low=0.0, rule="a finite number >= 0"))
         one_of("place", self.place, PLACES)
+        arguments.flag("sampled", self.sampled)
 
     def reward(self, batch):
         """Return −β log π(a|s) or β H(s), shape (N, T), if it belongs into the reward."""

@@ -118,6 +118,9 @@ class PerDecisionRatio:
 
     past: bool = True
 
+    def __post_init__(self):
+        arguments.flag("past", self.past)
+
     def weigh(self, batch, advantage):
         """Return ρ_0⋯ρ_{t−1} · ρ_t (p + κ A'), shape (N, T)."""
         c, p, kappa = _trace_of(advantage, batch, self)

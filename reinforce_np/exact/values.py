@@ -15,6 +15,8 @@ from reinforce_np.exact.objectives import Discounted
 def induced(mdp, policy, theta, objective):
     """Return π and r of shape (S, A, ...) and the discount: what the recursions run on."""
     arguments.check_same_model(mdp, policy)
+    if not hasattr(objective, "discount") or isinstance(objective, type):
+        raise TypeError(f"objective={objective!r} is no objective; pass one such as Discounted()")
     pi = bellman.state_first(policy.probabilities(theta))
     r = bellman.state_first(mdp.expected_reward + objective.bonus(mdp, policy, theta))
     return pi, r.reshape(r.shape + (1,) * (pi.ndim - r.ndim)), objective.discount(mdp)

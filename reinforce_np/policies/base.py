@@ -188,8 +188,9 @@ class SoftmaxPolicy:
             Zero where masked.
         """
         logits = self.logits(self.real_theta(theta))
+        directions = arguments.real_array("directions", directions, shape=(None, self.n_parameters))
         pi = softmax.softmax(logits, self.temperature)
-        slopes = np.where(logits.real == -np.inf, 0.0, self.linear_logits(np.asarray(directions, dtype=np.float64)))
+        slopes = np.where(logits.real == -np.inf, 0.0, self.linear_logits(directions))
         centred = slopes * softmax.sum_of_others(pi) - softmax.sum_of_others(pi * slopes)
         return np.moveaxis(np.where(logits.real == -np.inf, 0.0, centred), 0, -1) / self.temperature
 

@@ -7,6 +7,8 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.policies.base import SoftmaxPolicy, check_options
 
+LARGEST = 2**40  # parameters: more than any memory holds
+
 
 @dataclass(frozen=True, eq=False)
 class TabularSoftmax(SoftmaxPolicy):
@@ -43,6 +45,10 @@ class TabularSoftmax(SoftmaxPolicy):
     def __post_init__(self):
         object.__setattr__(self, "n_states", arguments.integer("n_states", self.n_states, low=1))
         object.__setattr__(self, "n_actions", arguments.integer("n_actions", self.n_actions, low=1))
+        if self.n_states * self.n_actions > LARGEST:
+            raise arguments.TooLargeError(
+                f"n_states={self.n_states} times n_actions={self.n_actions} exceeds {LARGEST} parameters"
+            )
         check_options(self, self.temperature, self.mask)
 
     @property
