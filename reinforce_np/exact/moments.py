@@ -18,8 +18,8 @@ from reinforce_np.exact.values import induced
 
 TOGETHER = 64  # directions carried at once
 LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
-MOST_STEPS = 2**20  # steps back to a fixed point before the model is refused
-SETTLED = 1e-15  # relative change of the second moments that counts as rounding
+MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
+SETTLED = 2e-15  # relative change of a moment that counts as rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,7 @@ def _trace_moments(mdp, pi, psi, gamma, eta, baseline, V):
         return np.einsum("sak,sake->sae", P * live * weight, moment[mdp.next_state])
 
     for t in _steps_back(mdp):
-        before = u2, xx
+        before = u2, x, ux, xx
         now, after = (V, V) if mdp.horizon is None else (V[t], V[t + 1])
         delta = r + gamma * live * after[mdp.next_state] - now[:, None, None]
         p = delta + now[:, None, None] - _baseline_at(baseline, t)
@@ -139,7 +139,7 @@ def _trace_moments(mdp, pi, psi, gamma, eta, baseline, V):
         ux = (psi * uw + eta * (averaged(delta, x) + future)).sum(axis=1)
         x = (psi * w1 + eta * averaged(1.0, x)).sum(axis=1)
         u2 = (P * (delta**2 + U2)).sum(axis=(1, 2))
-        if mdp.horizon is None and t % 16 == 0 and _settled(before, (u2, xx)):
+        if mdp.horizon is None and MOST_STEPS - t > S and _settled(before, (u2, x, ux, xx)):
             break
     else:
         if mdp.horizon is None:
@@ -166,13 +166,15 @@ def _steps_back(mdp):
 
 
 def _settled(before, after):
-    """Whether one more step back changes no moment by more than rounding."""
+    """Whether one more step back changes no moment of any state by more than rounding."""
     if not all(np.isfinite(moment).all() for moment in after):
         raise ValueError(
             "horizon=None: the second moment of the estimate is infinite; use a horizon or a smaller gamma"
         )
-    scale = [np.abs(moment).max(initial=0.0) for moment in after]
-    return all(np.abs(b - a).max() <= SETTLED * s for b, a, s in zip(before, after, scale, strict=True))
+    u2, _, _, xx = after
+    spread = np.sqrt(xx)  # E[X] and E[UX] may vanish; they are judged beside these
+    scales = u2, spread, np.sqrt(u2)[:, None] * spread, xx
+    return all(np.all(np.abs(b - a) <= SETTLED * s) for b, a, s in zip(before, after, scales, strict=True))
 
 
 def _total_return_moments(mdp, pi, psi, gamma, b):
