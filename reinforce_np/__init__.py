@@ -26,27 +26,34 @@ from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, 
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
 from reinforce_np.checks.routes import compare_routes
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
-from reinforce_np.estimators import Estimator, RewardToGo, TotalReturn, algorithms
-from reinforce_np.exact import Discounted, Undiscounted
+from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
+from reinforce_np.estimators import __all__ as _slots
+from reinforce_np.exact import (
+    Discounted,
+    EntropyRegularised,
+    KLRegularised,
+    Undiscounted,
+    judge,
+    moments_by_enumeration,
+)
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
 
-__all__ = [
+__all__ = [  # noqa: PLE0604 - names from two lists
+    *_slots,
     "Discounted",
-    "Estimator",
+    "EntropyRegularised",
     "FileFormatError",
     "FiniteMDP",
+    "KLRegularised",
     "LinearSoftmax",
-    "RewardToGo",
     "TabularSoftmax",
     "TooLargeError",
-    "TotalReturn",
     "Trajectories",
     "Undiscounted",
-    "algorithms",
     "check_gradient",
     "compare_routes",
     "complex_step",
@@ -57,6 +64,8 @@ __all__ = [
     "exact",
     "examples",
     "finite_difference",
+    "judge",
+    "moments_by_enumeration",
     "random_mdp",
     "sample",
     "sample_blocks",

@@ -18,6 +18,9 @@ class FileFormatError(ValueError):
     """A file does not hold what it should, or is unsafe to read."""
 
 
+NOT_NUMBERS = (bool, np.bool_, np.timedelta64)  # registered as integers, and never meant as such
+
+
 def first_index(wrong):
     """Return the first index at which the boolean array is true, as a tuple of ints."""
     return tuple(int(i) for i in np.argwhere(wrong)[0])
@@ -30,11 +33,15 @@ def at(name, index):
 
 def number(name, value, *, low=-math.inf, high=math.inf, rule=None, open_low=False):
     """Return `value` as a float, refusing what is not a finite real number in [low, high]."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (numbers.Real, np.ndarray)):
+    plain = isinstance(value, numbers.Real) and not isinstance(value, NOT_NUMBERS)
+    if isinstance(value, np.ndarray):
+        plain = value.ndim == 0 and value.dtype.kind in "iuf" and not np.ma.isMaskedArray(value)
+    if not plain:
         raise TypeError(f"{name}={value!r} is not a real number; pass a float")
-    if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind not in "iuf"):
-        raise TypeError(f"{name}={value!r} is not a real number; pass a float")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
     if not math.isfinite(result) or not low <= result <= high or (open_low and result == low):
         raise ValueError(
             f"{name}={value!r} is out of range; it must be {rule or f'a finite number in [{low}, {high}]'}"
@@ -44,7 +51,7 @@ def number(name, value, *, low=-math.inf, high=math.inf, rule=None, open_low=Fal
 
 def integer(name, value, *, low=0, remedy=None):
     """Return `value` as an int, refusing what is not a whole number of at least `low`."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Integral):
+    if isinstance(value, NOT_NUMBERS) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name}={value!r} is not a whole number; pass an int")
     if value < low:
         raise ValueError(f"{name}={value!r} is out of range; {remedy or f'it must be at least {low}'}")
@@ -134,7 +141,39 @@ def check_shape(name, array, *, ndim=None, shape=None):
         raise ValueError(f"{name} has {array.ndim} axes (shape {array.shape}); it must have {ndim}")
 
 
+def check_same_model(mdp, policy):
+    """Refuse what is no model or no policy, and a policy made for other states or actions than the model has."""
+    if not hasattr(mdp, "probability"):
+        raise TypeError(f"mdp={mdp!r} is no model; pass a FiniteMDP")
+    if not hasattr(policy, "log_probabilities"):
+        raise TypeError(f"policy={policy!r} is no policy; pass a TabularSoftmax or a LinearSoftmax")
+    if (policy.n_states, policy.n_actions) != (mdp.n_states, mdp.n_actions):
+        raise ValueError(
+            f"policy has n_states={policy.n_states}, n_actions={policy.n_actions}, but mdp has n_states={mdp.n_states}, "
+            f"n_actions={mdp.n_actions}; build the policy for this model"
+        )
+
+
+def flag(name, value):
+    """Return `value` as a bool, refusing words and numbers: ``"no"`` would count as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}={value!r} is not a flag; pass True or False")
+    return bool(value)
+
+
+def generator(rng):
+    """Return a `numpy.random.Generator` for None, a seed, a SeedSequence or a Generator (SPEC 7)."""
+    if isinstance(rng, (np.random.Generator, np.random.SeedSequence)) or rng is None:
+        return np.random.default_rng(rng)
+    try:
+        return np.random.default_rng(integer("rng", rng))
+    except TypeError:
+        raise TypeError(f"rng={rng!r} is no seed; pass None, an int >= 0, a SeedSequence or a Generator") from None
+
+
 def _as_array(name, value):
+    if np.ma.isMaskedArray(value):
+        raise TypeError(f"{name} is a masked array, and its mask would be lost; pass plain numbers")
     try:
         array = np.asarray(value)
     except (ValueError, TypeError, OverflowError) as error:

@@ -58,7 +58,11 @@ def enumerate_trajectories(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
     (array([0., 1.]), array([0.5, 0.5]))
     """
     limit = arguments.integer("limit", limit, low=1)
-    log_mu = policy.log_probabilities_of(*(("theta", theta) if behaviour is None else ("behaviour", behaviour)))
+    arguments.check_same_model(mdp, policy)
+    theta = policy.real_theta(theta)
+    log_mu = (
+        policy.log_probabilities(theta) if behaviour is None else policy.log_probabilities_of("behaviour", behaviour)
+    )
     possible = graph.possible_outcomes(mdp, np.exp(log_mu))
     n_steps = _check_size(mdp, possible, limit)
     cells, counts = _cells(possible)
@@ -129,7 +133,9 @@ def count_trajectories(mdp, policy=None, theta=None):
     >>> count_trajectories(examples.short_corridor().replace(horizon=50))
     9318681199520
     """
-    pi = np.ones((mdp.n_states, mdp.n_actions)) if policy is None else policy.probabilities(theta)
+    if policy is not None:
+        arguments.check_same_model(mdp, policy)
+    pi = np.ones((mdp.n_states, mdp.n_actions)) if policy is None else policy.probabilities(policy.real_theta(theta))
     possible = graph.possible_outcomes(mdp, pi)
     horizon = _longest_episode(mdp, possible) if mdp.horizon is None else mdp.horizon
     ends = (possible & mdp.terminated).sum(axis=(1, 2)).astype(object)

@@ -8,6 +8,20 @@ import numpy as np
 
 from reinforce_np import arguments, files, tables
 
+LARGEST_REWARD = 1e300  # so that values are not infinite after a step
+
+
+def _rewards(reward, shape):
+    reward = arguments.real_array("reward", reward, shape=shape)
+    wrong = np.abs(reward) > LARGEST_REWARD
+    if wrong.any():
+        index = arguments.first_index(wrong)
+        raise ValueError(
+            f"{arguments.at('reward', index)}={float(reward[index])} is so large that returns overflow; divide all rewards "
+            f"(at most {LARGEST_REWARD:g})"
+        )
+    return reward
+
 
 @dataclass(frozen=True, eq=False)
 class FiniteMDP:
@@ -80,7 +94,7 @@ class FiniteMDP:
         checked = {
             "probability": probability,
             "next_state": arguments.integer_array("next_state", self.next_state, low=0, high=shape[0], shape=shape),
-            "reward": arguments.real_array("reward", self.reward, shape=shape),
+            "reward": _rewards(self.reward, shape),
             "terminated": arguments.boolean_array("terminated", self.terminated, shape=shape),
             "initial": initial,
             "gamma": arguments.number("gamma", self.gamma, low=0.0, high=1.0, rule="a discount in [0, 1]"),

@@ -91,6 +91,8 @@ def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, execut
     [16384, 16384, 7232]
     """
     n = arguments.integer("n", n)
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor={executor!r} has no submit; pass a concurrent.futures.Executor, or None")
     group_size = arguments.integer("group_size", group_size, low=1)
     if n % group_size:
         raise ValueError(f"n={n} is not a multiple of group_size={group_size}; draw whole groups")
@@ -150,12 +152,11 @@ class SamplingTables:
 
 def sampling_tables(mdp, policy, theta, behaviour=None):
     """Prepare what `draw_block` reads, and refuse episodes that never end."""
-    if (policy.n_states, policy.n_actions) != (mdp.n_states, mdp.n_actions):
-        raise ValueError(
-            f"policy is for ({policy.n_states}, {policy.n_actions}) states and actions, "
-            f"but mdp has ({mdp.n_states}, {mdp.n_actions}); build the policy for this model"
-        )
-    log_mu = policy.log_probabilities_of(*(("theta", theta) if behaviour is None else ("behaviour", behaviour)))
+    arguments.check_same_model(mdp, policy)
+    theta = policy.real_theta(theta)
+    log_mu = (
+        policy.log_probabilities(theta) if behaviour is None else policy.log_probabilities_of("behaviour", behaviour)
+    )
     mu = np.exp(log_mu)
     if mdp.horizon is None:
         graph.require_end(mdp, graph.possible_outcomes(mdp, mu), "needs episodes that end")
@@ -248,7 +249,10 @@ def _pick(cumulative_rows, row, u):
 
 
 def _uniform(bits, n):
-    """Return n uniforms in [0, 1) with 53 bits; the same on every NumPy version."""
+    """Return n uniforms in [0, 1) with 53 bits; the same on every NumPy version.
+
+    So an outcome less probable than 2⁻⁵³ is drawn up to once in 2⁵³ draws, or never.
+    """
     return (bits.random_raw(n) >> np.uint64(11)) * 2.0**-53
 
 

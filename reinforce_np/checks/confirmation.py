@@ -17,13 +17,16 @@ from reinforce_np.checks import means
 from reinforce_np.estimators import algorithms
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.moments import DirectionalMoments, directional_moments
+from reinforce_np.exact.objectives import Undiscounted
+from reinforce_np.exact.values import action_values, occupancy
 from reinforce_np.sampling import sample_blocks
 
 ALPHA = 1e-6
 MISS = 0.01
+MOST = 2**60  # trajectories anybody could ask for
 CELLS = 2**22  # (trajectory, parameter) numbers held at once
-ROUNDING = 1e-12  # relative to the second moment: variance that rounding may add
-TINY = 1e-200  # variance of what is always zero, so that anything else is noticed
+ROUNDING = 16 * np.finfo(np.float64).eps  # per step, relative to the terms of an estimate
+TINY = 1e-140  # deviation of what is always zero, so that anything else is noticed
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,11 +41,14 @@ class Law:
         Exact ∇J_γ there: the mean under the hypothesis.
     moments : DirectionalMoments
         Exact moments and range of one trajectory's estimate.
+    rounding : array (C,)
+        How far float64 may move one trajectory's estimate.
     """
 
     components: np.ndarray
     gradient: np.ndarray
     moments: DirectionalMoments
+    rounding: np.ndarray
 
     @property
     def means(self):
@@ -54,19 +60,24 @@ class Law:
         """Upper bounds on the variances of v·ĝ and of (v·ĝ)², shape (2, C); infinite where unknown.
 
         The first is exact. A square is at most its largest value B times
-        itself, so Var[X²] <= (B − E[X²]) E[X²]. Both are widened by what
-        rounding could contribute.
+        itself, so Var[X²] <= (B − E[X²]) E[X²].
         """
         square = self.moments.second_moment
         largest = np.maximum(self.moments.high**2, self.moments.low**2)
         with np.errstate(invalid="ignore"):
             of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
-        rounding = np.array([square + self.gradient**2, square**2]) * ROUNDING
-        return np.array([self.moments.variance, of_square]) + rounding + TINY
+        least = np.maximum(self.rounding, TINY) ** 2
+        return np.array([self.moments.variance + least, of_square + least * (square + least)])
+
+    @property
+    def roundings(self):
+        """How far rounding may move v·ĝ and (v·ĝ)², shape (2, C)."""
+        size = np.sqrt(self.moments.second_moment)
+        return np.array([self.rounding, self.rounding * (2 * size + self.rounding)])
 
     def log_odds(self, alpha):
         """log(1/false alarm) of one test of one side: all 4C of them share `alpha`."""
-        return math.log(4 * len(self.components) / alpha)
+        return math.log(4 * len(self.components)) - math.log(alpha)
 
     def scales(self, n, alpha, miss=MISS):
         """Return the scale a of each test, shape (2, C)."""
@@ -75,7 +86,8 @@ class Law:
     def detectable(self, n, alpha, miss=MISS):
         """Return the bias of the mean that a run of n catches with probability 1 − miss, per component."""
         scale = self.scales(n, alpha, miss)[0]
-        return means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
+        bias = means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
+        return np.where(self.moments.second_moment == 0, 0.0, bias + 2 * self.rounding)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +139,8 @@ class Confirmation:
 
         True when in some component the smallest detectable bias is below the
         gradient, or, where the gradient vanishes, below the spread of a
-        single trajectory's estimate.
+        single trajectory's estimate; and when the estimate is always zero, so
+        that anything else would be noticed.
         """
         spread = self.standard_error * math.sqrt(self.n)
         scale = np.maximum(np.abs(self.gradient), np.where(np.abs(self.gradient) < 1e-3 * spread, spread, 0.0))
@@ -189,7 +202,7 @@ def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=No
     >>> print(confirm(mdp, policy, np.zeros(2), 10_000, rng=0))
     not rejected at alpha=1e-06 over 10000 trajectories in 2 components
     """
-    estimator = algorithms.reinforce() if estimator is None else estimator
+    estimator = _estimator(estimator)
     law = estimator_law(mdp, policy, theta, estimator, components)
     return confirm_law(law, mdp, policy, theta, n, estimator=estimator, alpha=alpha, executor=executor, rng=rng)
 
@@ -221,7 +234,7 @@ def smallest_detectable_bias(mdp, policy, theta, n, *, estimator=None, alpha=ALP
     """
     alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
     n = arguments.integer("n", n, low=1)
-    estimator = algorithms.reinforce() if estimator is None else estimator
+    estimator = _estimator(estimator)
     return estimator_law(mdp, policy, theta, estimator, components).detectable(n, alpha, miss)
 
 
@@ -258,11 +271,19 @@ def trajectories_needed(
         raise ValueError(f"bias={bias!r} and standard_error={standard_error!r}: give exactly one of them")
     name, value = ("bias", bias) if standard_error is None else ("standard_error", standard_error)
     target = arguments.real_array(name, value)
-    if np.any(target <= 0):
+    if target.ndim and components is None:
+        arguments.check_shape(name, target, shape=(policy.n_parameters,))
+    elif target.ndim:
+        arguments.check_shape(name, target, shape=(len(components),))
+    if target.size == 0 or np.any(target <= 0):
         raise ValueError(f"{name}={value!r} must be > 0: no finite number of trajectories reaches zero")
-    estimator = algorithms.reinforce() if estimator is None else estimator
+    estimator = _estimator(estimator)
     law = estimator_law(mdp, policy, theta, estimator, components)
     if standard_error is not None:
+        if np.max(law.moments.variance / target**2) > MOST:
+            raise ValueError(
+                f"standard_error={np.min(target):.3g} needs more than {MOST} trajectories; ask for a larger one"
+            )
         return max(1, math.ceil(np.max(law.moments.variance / target**2) * (1 - 1e-12)))
     return needed_for_bias(law, target, alpha, miss)
 
@@ -272,6 +293,10 @@ def needed_for_bias(law, bias, alpha, miss):
     n = 1
     while np.any(law.detectable(n, alpha, miss) > bias):
         n *= 2
+        if n > MOST:
+            raise ValueError(
+                f"bias={np.min(bias):.3g} cannot be noticed with {MOST} trajectories, or is below rounding; ask for a larger one"
+            )
     low = n // 2
     while n - low > 1:
         middle = (n + low) // 2
@@ -284,10 +309,27 @@ def estimator_law(mdp, policy, theta, estimator, components=None):
     if components is None:
         components = np.arange(policy.n_parameters)
     components = arguments.integer_array("components", components, low=0, high=policy.n_parameters, ndim=1)
+    if not len(components):
+        raise ValueError("components=[] is empty; judge at least one component")
     directions = np.zeros((len(components), policy.n_parameters))
     directions[np.arange(len(components)), components] = 1.0
     moments = directional_moments(estimator, mdp, policy, theta, directions)
-    return Law(components, exact_gradient(mdp, policy, theta)[components], moments)
+    rounding = _rounding(mdp, policy, theta, estimator) * np.abs(policy.slopes[components])
+    return Law(components, exact_gradient(mdp, policy, theta)[components], moments, rounding)
+
+
+def _rounding(mdp, policy, theta, estimator):
+    """Return how far rounding may move the estimate of one trajectory, in units of a score of one.
+
+    Every step adds a score times a return minus a baseline, of which the
+    return may be as large as the sum of all |r| to come.
+    """
+    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    steps = float(occupancy(mdp, policy, theta, objective=Undiscounted()).sum())
+    largest = float(np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0)) + float(
+        np.max(np.abs(estimator.advantage.baseline))
+    )
+    return ROUNDING * max(steps, 1.0) * steps * largest
 
 
 def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=None, rng=None):
@@ -298,7 +340,8 @@ def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=
     total, statistics = _run(law, scales, mdp, policy, theta, n, estimator, executor, rng)
     standard_error = np.sqrt(law.moments.variance / n)
     deviation = total / n - law.gradient
-    log_probability = means.catoni_log_probability(np.abs(statistics), n, law.variances, scales)
+    by_rounding = n * scales * law.roundings  # φ grows no faster than its argument
+    log_probability = means.catoni_log_probability(np.abs(statistics) - by_rounding, n, law.variances, scales)
     return Confirmation(
         n=n,
         alpha=alpha,
@@ -321,10 +364,25 @@ def _run(law, scales, mdp, policy, theta, n, estimator, executor, rng):
         for first in range(0, len(block), rows):
             part = block.take(slice(first, first + rows))
             estimates = estimator.per_trajectory(part, mdp, policy, theta)[:, law.components]
+            if not np.isfinite(estimates).all():
+                n, i = arguments.first_index(~np.isfinite(estimates))
+                raise ValueError(
+                    f"estimator={estimator!r} returned {estimates[n, i]} for component {law.components[i]} of trajectory {n} of a "
+                    "block: an estimate must be a finite number"
+                )
             total += estimates.sum(axis=0)
             for moment, values in enumerate((estimates, estimates**2)):
                 statistics[moment] += means.catoni(scales[moment] * (values - law.means[moment])).sum(axis=0)
     return total, statistics
+
+
+def _estimator(estimator):
+    """Return the estimator, REINFORCE if none is given."""
+    if estimator is None:
+        return algorithms.reinforce()
+    if not hasattr(estimator, "per_trajectory") or isinstance(estimator, type):
+        raise TypeError(f"estimator={estimator!r} is no estimator; pass one such as algorithms.reinforce()")
+    return estimator
 
 
 def _probability(name, value):

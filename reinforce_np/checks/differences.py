@@ -18,6 +18,7 @@ from reinforce_np import arguments
 EPS = np.finfo(np.float64).eps
 STEP = 2.0**-7  # relative to the scale of θ: three halvings balance truncation (h⁶) and rounding (ε/h)
 SAFETY = 4.0  # on the truncation estimate; tests/test_differences.py measures how often the bound holds
+REDUCTIONS = 8  # of the step, by eight each, while the differences do not look smooth
 CANCELLED = 1e-5  # of the change made by the first extrapolation: stands in when the second changes nothing by accident
 ROUNDING = 32.0  # rounding errors of f, in units of ε times its size, when `noise` is not given
 MATCH = 1e-5  # how closely a diagnosis must explain a wrong gradient
@@ -41,7 +42,7 @@ def complex_step(f: Callable, theta, *, step=1e-20, components=None, batch=64):
         so it must not use ``abs``, comparisons or real casts of its values.
     theta : array (D,)
         Real parameters.
-    step : float
+    step : float or array (D,)
         h; the truncation error is of order h².
     components : sequence of int, optional
         Only these components of the gradient.
@@ -63,18 +64,20 @@ def complex_step(f: Callable, theta, *, step=1e-20, components=None, batch=64):
     array([1.        , 2.71828183])
     """
     theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
-    step = arguments.number("step", step, low=0.0, open_low=True, rule="a number > 0")
     chosen = _chosen(components, len(theta))
+    step = _steps(step, len(theta))[chosen]
     result = np.empty(len(chosen))
     for rows in _batches(len(chosen), batch):
         points = np.repeat(theta[None].astype(complex), len(rows), axis=0)
-        points[np.arange(len(rows)), chosen[rows]] += 1j * step
-        values = np.asarray(f(points))
+        points[np.arange(len(rows)), chosen[rows]] += 1j * step[rows]
+        values = _evaluated(f, points)
         if values.dtype.kind != "c":
             raise TypeError(
                 "f returned real values for complex theta, so its derivative is lost; use finite_difference instead"
             )
-        result[rows] = values.imag / step
+        if not np.isfinite(values).all():
+            raise ValueError("f is not finite near theta, so it has no complex step; use another theta")
+        result[rows] = values.imag / step[rows]
     return result
 
 
@@ -88,7 +91,8 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
     most `noise`, which the formula turns into at most 6.6·noise/h.
     Truncation: four times the change made by the last extrapolation. The
     second part is an estimate, not a theorem: it holds when f is smooth
-    over distances of h.
+    over distances of h. Where the three differences do not look like that
+    (they do not approach each other by factors of four), h is reduced.
 
     Parameters
     ----------
@@ -96,11 +100,11 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
         From a batch of parameters (B, D) to real values (B,).
     theta : array (D,)
         Real parameters; entries of −inf have derivative zero.
-    step : float, optional
-        h; 2⁻⁷ of max(1, |θ_i|) if not given.
+    step : float or array (D,), optional
+        The first h; 2⁻⁷ of max(1, |θ_i|) if not given.
     noise : float, optional
-        Absolute rounding error of one value of f; 32·ε·max|f| if not given.
-        Give it when f is a small difference of large terms.
+        Absolute rounding error of one value of f; 32·ε·max|f| if not given,
+        with ε that of the type that f returns. Give it when f is a small difference of large terms.
     components, batch
         As in `complex_step`.
 
@@ -122,33 +126,90 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
     """
     theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
     chosen = _chosen(components, len(theta))
-    at = theta[chosen]
-    finite = np.isfinite(at)
-    h = STEP * np.maximum(1.0, np.abs(np.where(finite, at, 0.0)))
-    if step is not None:
-        h = np.full(len(chosen), arguments.number("step", step, low=0.0, open_low=True, rule="a number > 0"))
-    D = np.zeros((3, len(chosen)))
-    size = 0.0
+    finite = np.isfinite(theta[chosen])
+    scale = np.maximum(1.0, np.abs(np.where(np.isfinite(theta), theta, 0.0)))
+    h = (STEP * scale if step is None else _steps(step, len(theta)))[chosen]
+    noise = None if noise is None else arguments.number("noise", noise, low=0.0)
+    gradient, bound = np.zeros(len(chosen)), np.zeros(len(chosen))
+    rows = np.flatnonzero(finite)
+    for _ in range(REDUCTIONS):
+        D, rounding = _central_differences(f, theta, chosen[rows], h[rows], noise, batch)
+        R = (4 * D[1:] - D[:-1]) / 3
+        gradient[rows] = (16 * R[1] - R[0]) / 15
+        change = np.abs(np.diff(D, axis=0))
+        rough = np.abs(R[1] - R[0]) > change[1] / 4 + rounding  # for a smooth f it is smaller by another factor of h²
+        truncation = SAFETY * np.maximum(np.abs(gradient[rows] - R[1]), change[1] * CANCELLED)
+        bound[rows] = rounding + np.where(rough, SAFETY * change.sum(axis=0), truncation)
+        rows = rows[rough]
+        if not len(rows):
+            break
+        h[rows] /= 8
+    return Difference(gradient, bound)
+
+
+def _central_differences(f, theta, components, h, noise, batch):
+    """Return D(h), D(h/2), D(h/4), shape (3, C), and what rounding can contribute to the answer, shape (C,)."""
+    D = np.zeros((3, len(components)))
+    size = eps = 0.0
     for level in range(3):
-        for rows in _batches(len(chosen), batch):
+        for rows in _batches(len(components), batch):
             points = np.repeat(theta[None], 2 * len(rows), axis=0).reshape(2, len(rows), -1)
-            column = np.where(finite[rows], at[rows], 0.0) + SPAN[:, None] * h[rows] / 2**level
-            points[:, np.arange(len(rows)), chosen[rows]] = np.where(finite[rows], column, -np.inf)
-            values = np.asarray(f(points.reshape(2 * len(rows), -1)), dtype=np.float64).reshape(2, len(rows))
+            column = theta[components[rows]] + SPAN[:, None] * h[rows] / 2**level
+            points[:, np.arange(len(rows)), components[rows]] = column
+            values = _evaluated(f, points.reshape(2 * len(rows), -1))
+            if values.dtype.kind == "c":
+                raise TypeError("f returned complex values for real theta; it must return real ones")
             if not np.isfinite(values).all():
                 raise ValueError(
                     "f is not finite near theta, so it has no finite difference; use another theta or a smaller step"
                 )
-            width = np.where(finite[rows], column[0] - column[1], 1.0)  # what was really stepped, after rounding
+            eps = max(eps, np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps)
+            values = values.astype(np.float64).reshape(2, len(rows))
+            width = column[0] - column[1]  # what was really stepped, after rounding
+            if np.any(width <= 0):
+                i = components[rows][np.argmin(width)]
+                raise ValueError(
+                    f"step={float(h[rows].min())} vanishes beside theta[{i}]={theta[i]}; pass a larger step"
+                )
             D[level, rows] = (values[0] - values[1]) / width
             size = max(size, np.abs(values).max(initial=0.0))
-    R = (4 * D[1:] - D[:-1]) / 3
-    gradient = (16 * R[1] - R[0]) / 15
-    noise = ROUNDING * EPS * size if noise is None else arguments.number("noise", noise, low=0.0)
-    # the weights of D(h), D(h/2), D(h/4) are 1/45, -20/45, 64/45, and D(x) is wrong by noise/x
-    rounding = noise / h * (1 + 20 * 2 + 64 * 4) / 45
-    truncation = SAFETY * np.maximum(np.abs(gradient - R[1]), np.abs(R[1] - D[2]) * CANCELLED)
-    return Difference(gradient, np.where(finite, truncation + rounding, 0.0))
+    noise = ROUNDING * eps * size if noise is None else noise
+    # the weights of D(h), D(h/2), D(h/4) in the answer are 1/45, -20/45, 64/45, and D(x) is wrong by noise/x
+    return D, noise / h * (1 + 20 * 2 + 64 * 4) / 45
+
+
+def _one_by_one(f):
+    """Return the function of a batch that calls `f` on each of its rows."""
+
+    def batched(points):
+        values = [np.asarray(f(point)) for point in points]
+        if any(value.size != 1 for value in values):
+            raise ValueError(f"f returned shape {values[0].shape} for one parameter vector; it must return a number")
+        return np.array([value.reshape(()) for value in values])
+
+    return batched
+
+
+def _evaluated(f, points):
+    """Return f at every row of `points`, refusing an answer of another shape."""
+    if not callable(f):
+        raise TypeError(f"f={f!r} is not a function; pass one from parameters (B, D) to numbers (B,)")
+    values = np.asarray(f(points))
+    if values.shape != (len(points),):
+        raise ValueError(
+            f"f returned shape {values.shape} for {len(points)} parameter vectors; it must return ({len(points)},)"
+        )
+    return values
+
+
+def _steps(step, n):
+    """Return the step of every component, shape (n,), > 0."""
+    step = arguments.real_array("step", step)
+    if step.ndim:
+        arguments.check_shape("step", step, shape=(n,))
+    if np.any(step <= 0):
+        raise ValueError(f"step={step if step.ndim else float(step)} is out of range; it must be > 0")
+    return np.broadcast_to(step, (n,)).copy()
 
 
 class TaylorTest(NamedTuple):
@@ -158,6 +219,7 @@ class TaylorTest(NamedTuple):
     steps: np.ndarray
     remainders: np.ndarray
     passed: bool
+    conclusive: bool
 
 
 def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng=None):
@@ -175,7 +237,7 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     theta : array (D,)
         Where.
     direction : array (D,), optional
-        v; a random one of unit length (largest component one) if not given.
+        v; a random one with entries in [−1, 1] if not given. The largest step is v/8.
     noise : float, optional
         As in `finite_difference`.
     rng : None, int or numpy.random.Generator
@@ -184,9 +246,10 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     Returns
     -------
     TaylorTest
-        ``slope`` of log remainder against log step, the steps, the
-        remainders, and ``passed``: slope within 0.1 of two or above, or all
-        remainders at the level of rounding.
+        ``slope`` of log remainder against log step (infinite when all
+        remainders are rounding), the steps, the remainders, ``passed``:
+        slope at least 1.9, and ``conclusive``: rounding is small enough
+        beside h g·v that a wrong gradient would have shown.
 
     Examples
     --------
@@ -200,25 +263,35 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     gradient = arguments.real_array("gradient", gradient, shape=theta.shape)
     finite = np.isfinite(theta)
     if direction is None:
-        direction = np.random.default_rng(rng).uniform(-1, 1, size=theta.shape)
+        direction = arguments.generator(rng).uniform(-1, 1, size=theta.shape)
         direction = direction / np.abs(direction).max(initial=1e-300)
     v = np.where(finite, arguments.real_array("direction", direction, shape=theta.shape), 0.0)
+    if theta.size and not np.any(v):
+        raise ValueError("direction is zero, so nothing moves; pass one that is not")
     steps = 2.0 ** -np.arange(3, 21)
     with np.errstate(invalid="ignore"):
         points = np.where(finite, theta + steps[:, None] * v, -np.inf)
-    values, start = np.asarray(f(points), dtype=float), float(np.asarray(f(theta[None]))[0])
+    values = _evaluated(f, np.concatenate([points, theta[None]])).real
+    if not np.isfinite(values).all():
+        raise ValueError("f is not finite near theta, so it has no Taylor expansion; use another theta or direction")
+    eps = np.finfo(values.dtype if values.dtype.kind == "f" else np.float64).eps
+    values, start = values[:-1].astype(np.float64), float(values[-1])
     moved = np.where(finite, points - np.where(finite, theta, 0.0), 0.0) @ gradient  # what was really stepped
     remainders = np.abs(values - start - moved)
     if noise is None:
-        noise = ROUNDING * EPS * max(np.abs(values).max(), abs(start))
-    clear = remainders > 100 * (noise + EPS * np.abs(moved))
+        noise = ROUNDING * eps * max(np.abs(values).max(), abs(start))
+    noise = arguments.number("noise", noise, low=0.0)
+    floor = 100 * (noise + EPS * np.abs(moved))
+    clear = remainders > floor
+    change = max(np.abs(moved[0]), np.abs(values[0] - start))
+    conclusive = bool(floor[0] <= 1e-3 * change or change == 0)
     if clear.sum() < 3:
-        return TaylorTest(np.inf, steps, remainders, True)
+        return TaylorTest(np.inf, steps, remainders, True, conclusive)
     last = np.flatnonzero(clear)[
         -4:
     ]  # the smallest steps still clear of rounding, where only the leading order is left
     slope = float(np.polyfit(np.log(steps[last]), np.log(remainders[last]), 1)[0])
-    return TaylorTest(slope, steps, remainders, slope > 1.9)
+    return TaylorTest(slope, steps, remainders, slope > 1.9, conclusive)
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +378,9 @@ def check_gradient(f: Callable, gradient, theta, *, relative=1e-7, step=None, no
     theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
     claimed = arguments.real_array("gradient", gradient(theta) if callable(gradient) else gradient, shape=theta.shape)
     relative = arguments.number("relative", relative, low=0.0)
-    batched = f if vectorised else lambda points: np.array([float(f(point)) for point in points])
+    if not callable(f):
+        raise TypeError(f"f={f!r} is not a function; pass one from parameters (D,) to a number")
+    batched = f if arguments.flag("vectorised", vectorised) else _one_by_one(f)
     expected, bound = finite_difference(batched, theta, step=step, noise=noise)
     tolerance = bound + relative * np.max(np.abs(expected), initial=0.0)
     excess = np.abs(claimed - expected) - tolerance

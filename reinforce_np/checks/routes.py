@@ -18,6 +18,8 @@ from reinforce_np.policies import softmax
 
 EXACT = 1e-12  # relative to the largest summed term: what exact routes may differ by
 WORK = 2**30  # cells of the recursions that each difference route may visit before it takes a subset of components
+COMPLEX_STEP = 1e-10  # relative to what changes the policy: squared it is nothing, and tiny gradients do not underflow
+DIFFERENCE_STEP = 2.0**-7
 EPS = np.finfo(np.float64).eps
 
 
@@ -132,7 +134,7 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
     (True, True)
     """
     theta = arguments.real_array("theta", theta, shape=(policy.n_parameters,), minus_infinity=True)
-    rng = np.random.default_rng(rng)
+    work, rng = arguments.integer("work", work, low=1), arguments.generator(rng)
     g = gradient(mdp, policy, theta)
     terms, gradient_scale = _scales(mdp, policy, theta)
     steps = mdp.horizon if mdp.horizon is not None else 0
@@ -141,15 +143,18 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
     def J(points):
         return objective(mdp, policy, points)
 
-    noise = EPS * terms * (16 + steps)
+    noise = EPS * terms * (16 + (steps or mdp.n_states))
+    reach = 1.0 / np.where(policy.slopes > 0, policy.slopes, 1.0)  # how far a parameter must move to change the policy
     batch = int(np.clip(2**21 // mdp.probability.size, 1, 64))
     routes = [_enumeration_route(mdp, policy, theta, g, gradient_scale, limit)]
     chosen, note = _subset(policy.n_parameters, work // (4 * cell), rng)
-    by_complex_step = complex_step(J, theta, components=chosen, batch=batch)
+    by_complex_step = complex_step(J, theta, step=COMPLEX_STEP * reach, components=chosen, batch=batch)
     tolerance = np.full(len(chosen), EXACT * gradient_scale)
     routes.append(Route("complex_step", by_complex_step, chosen, tolerance, np.abs(by_complex_step - g[chosen]), note))
     chosen, note = _subset(policy.n_parameters, work // (6 * cell), rng)
-    by_difference, bound = finite_difference(J, theta, components=chosen, noise=noise, batch=batch)
+    by_difference, bound = finite_difference(
+        J, theta, step=DIFFERENCE_STEP * reach, components=chosen, noise=noise, batch=batch
+    )
     routes.append(
         Route("finite_difference", by_difference, chosen, bound + tolerance[0], np.abs(by_difference - g[chosen]), note)
     )
@@ -163,7 +168,7 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
         gradient=g,
         routes=tuple(routes),
         scale=gradient_scale,
-        taylor=taylor_test(J, g, theta, noise=noise, rng=rng),
+        taylor=taylor_test(J, g, theta, direction=reach * rng.uniform(-1, 1, size=len(g)), noise=noise),
     )
 
 

@@ -5,11 +5,12 @@ Exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive,
 """
 
 import argparse
+import importlib.metadata
 import os
 import sys
 
 from reinforce_np import arguments
-from reinforce_np.command_line import check, examples
+from reinforce_np.command_line import check, estimators, examples
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -19,10 +20,14 @@ def parser():
     root = argparse.ArgumentParser(
         prog="reinforce-np",
         description="The exact referee of policy-gradient estimators, in pure NumPy.",
-        epilog="exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive, 4 refused for its size",
+        epilog="exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive, 4 refused for its size, "
+        "130 interrupted",
+        allow_abbrev=False,
     )
-    commands = root.add_subparsers(metavar="COMMAND", required=True)
-    for command in (check, examples):
+    root.add_argument("--version", action="version", version=f"reinforce-np {_version()}")
+    root.set_defaults(run=None)
+    commands = root.add_subparsers(metavar="COMMAND")
+    for command in (check, estimators, examples):
         command.add_to(commands)
     return root
 
@@ -45,13 +50,21 @@ def main(argv=None):
     name ...
     0
     """
-    options = parser().parse_args(argv)
+    root = parser()
+    options = root.parse_args(argv)
+    if sys.stdout is None:
+        return _complain("standard output is closed, so there is nowhere to print to", BAD_INPUT)
+    if options.run is None:
+        root.print_help()
+        return BAD_INPUT
     try:
         code = options.run(options)
         sys.stdout.flush()
         return code
     except arguments.TooLargeError as error:
         return _complain(error, TOO_LARGE)
+    except MemoryError as error:
+        return _complain(f"not enough memory: {error}", TOO_LARGE)
     except (ValueError, TypeError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
@@ -62,5 +75,13 @@ def main(argv=None):
 
 
 def _complain(error, code):
-    print(f"reinforce-np: error: {error}", file=sys.stderr)
+    if sys.stderr is not None:
+        print(f"reinforce-np: error: {error}", file=sys.stderr)
     return code
+
+
+def _version():
+    try:
+        return importlib.metadata.version("reinforce-np")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout
+        return "(not installed)"

@@ -55,7 +55,7 @@ def add_to(commands):
     group = parser.add_argument_group("the check")
     group.add_argument(
         "--trajectories", type=count, metavar="N",
-        help=f"Monte Carlo trajectories (default: enough to notice a bias of {AIM:.0%} of the gradient, if affordable)",
+        help=f"Monte Carlo trajectories (default: enough to notice a bias of {100 * AIM:g} %% of the gradient, if affordable)",
     )  # fmt: skip
     group.add_argument(
         "--alpha", type=models.real, default=confirmation.ALPHA,
@@ -220,18 +220,23 @@ def _gradients(report):
     names = {"enumeration": "enumeration", "complex_step": "complex step", "finite_difference": "differences"}
     rows = [["", "recursion", *names.values()]]
     for i in _shown(comparison.gradient):
-        row = [f"theta[{i}]", f"{comparison.gradient[i]:.10f}"]
+        row = [f"theta[{i}]", f"{comparison.gradient[i]:.10g}"]
         for route in comparison.routes:
             value = None if route.gradient is None else _spread(route, len(comparison.gradient))[i]
-            row.append("-" if value is None else f"{value:.10f}")
+            row.append("-" if value is None else f"{value:.10g}")
         rows.append(row)
     hidden = len(comparison.gradient) - (len(rows) - 1)
-    lines = ["Gradient    of J with respect to theta, by four routes that share little code", *_table(rows)]
+    n_routes = 1 + sum(route.gradient is not None for route in comparison.routes)
+    lines = [f"Gradient    of J with respect to theta, by {n_routes} routes that share little code", *_table(rows)]
     if hidden:
         lines.append(f"            ... and {hidden} smaller components")
     for route in comparison.routes:
         if route.note:
-            lines += _wrapped(f"{names[route.name]}: {route.note}")
+            note = route.note.split(": use ")[0]  # the rest names functions of the library
+            lines += _wrapped(
+                f"{names[route.name]} {note}"
+                + ("; a shorter --horizon can be listed" if route.gradient is None else "")
+            )
         else:
             worst = float(np.max(route.disagreement, initial=0.0))
             agrees = "agrees" if route.agrees else "DISAGREES"
@@ -256,11 +261,11 @@ def _monte_carlo(report):
         rows.append(
             [
                 f"theta[{confirmed.components[j]}]",
-                f"{confirmed.gradient[j]:.6f}",
-                f"{confirmed.estimate[j]:.6f}",
-                f"{confirmed.standard_error[j]:.6f}",
+                f"{confirmed.gradient[j]:.5g}",
+                f"{confirmed.estimate[j]:.5g}",
+                f"{confirmed.standard_error[j]:.2g}",
                 f"{confirmed.z[j]:+.2f}",
-                f"{confirmed.smallest_detectable[j]:.6f}",
+                f"{confirmed.smallest_detectable[j]:.2g}",
             ]
         )
     hidden = len(confirmed.gradient) - (len(rows) - 1)

@@ -4,6 +4,7 @@ import argparse
 import difflib
 import json
 import os
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,8 @@ DEFAULT_GAMMA = 0.99  # where the model names none
 DEFAULT_HORIZON = 100
 RANDOM_FEATURES = 4
 OWN_FEATURES = {"short_corridor": lambda: action_features(4, 2), "baxter_bartlett": baxter_bartlett_features}
+MOST_STEPS = 100_000  # of --horizon: a second or so for each recursion
+MOST_FEATURES = 2**26
 LARGEST_FILE = 2**30  # bytes of a features or theta file
 
 
@@ -49,7 +52,7 @@ def add_options(parser):
     )  # fmt: skip
     group.add_argument(
         "--theta", default="random", metavar="THETA",
-        help="zeros, random (standard normal, from --seed), or a file: .npy, or .json with a list (default: random)",
+        help="zeros, random or random:SEED (standard normal), or a file: .npy, or .json with a list (default: random)",
     )  # fmt: skip
     group.add_argument(
         "--gamma", type=real, help=f"discount in [0, 1] (default: the model's own, {DEFAULT_GAMMA} for Gymnasium)"
@@ -58,7 +61,7 @@ def add_options(parser):
         "--horizon", type=steps_or_none, default="own", metavar="STEPS",
         help="steps before truncation, or none (default: the model's own, or its time limit)",
     )  # fmt: skip
-    group.add_argument("--seed", type=whole, default=0, help="of random theta, features and trajectories (default: 0)")
+    group.add_argument("--seed", type=whole, default=0, help="of the trajectories that are drawn (default: 0)")
 
 
 def problem(options):
@@ -74,11 +77,8 @@ def problem(options):
     Problem
     """
     mdp, remarks = _model(options)
-    rng = np.random.default_rng([options.seed, 0])  # its own stream: not the one that draws trajectories
-    policy, policy_name = _policy(options, mdp, rng)
-    theta = _theta(options, policy, rng)
-    theta_name = f"random (seed {options.seed})" if options.theta == "random" else options.theta
-    return Problem(options.mdp, mdp, policy, theta, policy_name, theta_name, remarks)
+    policy, policy_name = _policy(options, mdp)
+    return Problem(options.mdp, mdp, policy, _theta(options, policy), policy_name, options.theta, remarks)
 
 
 def _model(options):
@@ -89,7 +89,7 @@ def _model(options):
             remarks.append(f"gamma {DEFAULT_GAMMA}: Gymnasium's tables name none (choose with --gamma)")
         if options.horizon == "own" and not limited:
             remarks.append(f"horizon {DEFAULT_HORIZON}: the environment has no time limit (choose with --horizon)")
-    elif name.endswith((".npz", ".json")):
+    elif name.lower().endswith((".npz", ".json")):
         mdp = FiniteMDP.load(name)
     elif name.replace("-", "_") in CATALOGUE:
         mdp = CATALOGUE[name.replace("-", "_")]()
@@ -105,6 +105,10 @@ def _model(options):
     if options.gamma is not None:
         changes["gamma"] = options.gamma
     if options.horizon != "own":
+        if options.horizon is not None and options.horizon > MOST_STEPS:
+            raise arguments.TooLargeError(
+                f"--horizon {options.horizon} is above the limit of {MOST_STEPS} steps; pass a smaller one, or none"
+            )
         changes["horizon"] = options.horizon
     return mdp.replace(**changes), tuple(remarks)
 
@@ -120,13 +124,13 @@ def _from_gymnasium(env_id):
         return FiniteMDP.from_gymnasium(env_id, gamma=DEFAULT_GAMMA, horizon=DEFAULT_HORIZON), False
 
 
-def _policy(options, mdp, rng):
+def _policy(options, mdp):
     if options.policy == "tabular":
         if options.features is not None:
             raise ValueError(f"--features {options.features} needs --policy linear")
         return TabularSoftmax(mdp.n_states, mdp.n_actions), "tabular softmax"
     own = OWN_FEATURES.get(options.mdp.replace("-", "_"))
-    spec = options.features or ("own" if own else f"random:{RANDOM_FEATURES}")
+    spec = options.features if options.features is not None else ("own" if own else f"random:{RANDOM_FEATURES}")
     shape = mdp.probability.shape[:2]
     if spec == "own" and own:
         features, spec = own(), "the model's own features"
@@ -139,47 +143,60 @@ def _policy(options, mdp, rng):
             raise ValueError(f"--features {spec}: {error}") from None
         if not n_features:
             raise ValueError(f"--features {spec}: there must be at least one feature")
-        features = rng.normal(size=(*shape, n_features))
+        if shape[0] * shape[1] * n_features > MOST_FEATURES:
+            raise arguments.TooLargeError(
+                f"--features {spec}: {shape[0]} x {shape[1]} x {n_features} numbers are above the limit of {MOST_FEATURES}"
+            )
+        features = np.random.default_rng(0).normal(size=(*shape, n_features))
     elif spec.endswith(".npy"):
-        features = _array("--features", spec)
+        features = array("--features", spec)
         arguments.check_shape(f"--features {spec}", features, shape=(*shape, None))
     else:
         raise ValueError(f"--features {spec}: pass file.npy, random:D or indicator")
     return LinearSoftmax(features), f"linear softmax, features {spec}"
 
 
-def _theta(options, policy, rng):
+def _theta(options, policy):
     spec = options.theta
     if spec == "zeros":
         return np.zeros(policy.n_parameters)
-    if spec == "random":
-        return rng.normal(size=policy.n_parameters)
-    if spec.endswith((".npy", ".json")):
-        return arguments.real_array(f"--theta {spec}", _array("--theta", spec), shape=(policy.n_parameters,))
-    raise ValueError(f"--theta {spec}: pass zeros, random, file.npy or file.json")
+    if spec == "random" or spec.startswith("random:"):
+        try:
+            seed = whole(spec.removeprefix("random").removeprefix(":") or "0")
+        except argparse.ArgumentTypeError as error:
+            raise ValueError(f"--theta {spec}: {error}") from None
+        return np.random.default_rng(seed).normal(size=policy.n_parameters)
+    if spec.lower().endswith((".npy", ".json")):
+        theta = array("--theta", spec, minus_infinity=policy.allows_minus_infinity)
+        arguments.check_shape(f"--theta {spec}", theta, shape=(policy.n_parameters,))
+        return theta
+    raise ValueError(f"--theta {spec}: pass zeros, random, random:SEED, file.npy or file.json")
 
 
-def _array(option, path):
+def array(option, path, *, minus_infinity=False):
     """Read an array of numbers from a ``.npy`` or ``.json`` file, whatever the file holds."""
-    if os.path.getsize(path) > LARGEST_FILE:
-        raise arguments.TooLargeError(f"{option} {path} is larger than {LARGEST_FILE >> 20} MiB")
     try:
-        if path.endswith(".json"):
+        if os.path.getsize(path) > LARGEST_FILE:
+            raise arguments.TooLargeError(f"{option} {path} is larger than {LARGEST_FILE >> 20} MiB")
+        if path.lower().endswith(".json"):
             with open(path, encoding="utf-8") as file:
-                return arguments.real_array(f"{option} {path}", json.load(file))
-        return arguments.real_array(f"{option} {path}", np.load(path, mmap_mode="r", allow_pickle=False))
-    except OSError:
+                values = json.load(file)
+        else:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        raise ValueError(f"{option} {path} cannot be read: {error.strerror or error}") from None
+    except arguments.TooLargeError:
         raise
     except (ValueError, TypeError, EOFError, MemoryError, OverflowError, RecursionError) as error:
         raise arguments.FileFormatError(f"{option} {path} holds no array of numbers: {error}") from None
+    return arguments.real_array(f"{option} {path}", values, minus_infinity=minus_infinity)
 
 
 def whole(text):
     """Parse a whole number >= 0."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+    if not re.fullmatch("[+-]?[0-9]{1,40}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number")
+    value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is negative; pass a whole number >= 0")
     return value

@@ -1,15 +1,27 @@
 """The one formula: an estimator is a choice of weight on the score.
 
-ĝ = Σₙ Σₜ w[n,t] ∇log π(a[n,t]|s[n,t])
+    ĝ = Σₙ Σₜ w[n,t] ∇log π(a[n,t]|s[n,t])
+
+Four slots make the weight, in this order:
+
+    rewards    r + (penalties in the reward)
+    credit     the advantage, corrected by the ratio
+    weight     γᵗ · credit + γᵗ · (penalties in the loss)
+    divided    by the normaliser
 """
 
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
 
 import numpy as np
 
-from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
+from reinforce_np import arguments
+from reinforce_np.estimators.baselines import PerComponent
+from reinforce_np.estimators.batch import Batch
+from reinforce_np.estimators.normalisers import PerTrajectory
+from reinforce_np.estimators.ratios import OnPolicy
 
-PER_TRAJECTORY_CELLS = 2**22  # (trajectory, state, action) weights held at once
+CELLS = 2**22  # (row, state, action) weights held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,12 +30,19 @@ class Estimator:
 
     Parameters
     ----------
-    advantage : TotalReturn or RewardToGo
+    advantage : record of `advantages`, `groups` or `baselines`
         What each action is credited with.
+    ratio : record of `ratios`, optional
+        Importance correction; `OnPolicy` if not given.
+    penalty : record of `penalties` or tuple of them, optional
+        KL penalties and entropy bonuses.
+    normaliser : record of `normalisers`, optional
+        What the weights are divided by; `PerTrajectory` if not given.
     discounted_score : bool
         Whether the score of step t carries γᵗ. True estimates ∇J_γ; False,
         the usual shortcut, estimates the gradient of neither J_γ nor J₁
-        (Nota & Thomas 2020), unless γ = 1.
+        (Nota & Thomas 2020), unless γ = 1. Advantages measured from the
+        start of the episode carry their discount already.
 
     References
     ----------
@@ -31,7 +50,7 @@ class Estimator:
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples, sample
+    >>> from reinforce_np import RewardToGo, TabularSoftmax, examples, sample
     >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
     >>> batch = sample(mdp, policy, theta, 4, rng=0)
     >>> batch.actions[:, 0]
@@ -42,18 +61,38 @@ class Estimator:
     array([-0.25,  0.25])
     """
 
-    advantage: TotalReturn | RewardToGo
+    advantage: Any
     _: KW_ONLY
+    ratio: Any = field(default_factory=OnPolicy)
+    penalty: Any = ()
+    normaliser: Any = field(default_factory=PerTrajectory)
     discounted_score: bool = True
 
     def __post_init__(self):
-        if not hasattr(self.advantage, "credit"):
-            raise TypeError(f"advantage={self.advantage!r} is no advantage; pass TotalReturn() or RewardToGo()")
-        if isinstance(self.advantage, TotalReturn) and not self.discounted_score:
-            self.advantage.credit(None, None, False)
+        arguments.flag("discounted_score", self.discounted_score)
+        penalties = self.penalty if isinstance(self.penalty, tuple) else () if self.penalty is None else (self.penalty,)
+        object.__setattr__(self, "penalty", penalties)
+        slots = [
+            ("advantage", self.advantage, "credit"),
+            ("ratio", self.ratio, "weigh"),
+            ("normaliser", self.normaliser, "scale"),
+        ]
+        slots += [("penalty", penalty, "loss_weights") for penalty in penalties]
+        for name, record, method in slots:
+            if not hasattr(record, method) or isinstance(record, type):
+                raise TypeError(
+                    f"{name}={record!r} does not fit into this slot; pass a record such as those of reinforce_np.estimators"
+                )
+        if self.advantage.from_start and not self.discounted_score:
+            raise ValueError(
+                f"discounted_score=False has no meaning with advantage={self.advantage!r}, which is measured from the start of the "
+                "episode and whose score carries no factor; use RewardToGo, or the Undiscounted objective"
+            )
+        if isinstance(self.advantage, PerComponent) and not isinstance(self.ratio, OnPolicy):
+            raise ValueError(f"ratio={self.ratio!r} with a baseline per component is not defined here; use OnPolicy()")
 
     def weights(self, trajectories, mdp, policy, theta):
-        """Return w[n, t] = A[n, t] / N, zero after the end of an episode, shape (N, T).
+        """Return w[n, t], normaliser included, zero after the end of an episode, shape (N, T).
 
         Parameters
         ----------
@@ -68,10 +107,7 @@ class Estimator:
         -------
         array (N, T)
         """
-        if not len(trajectories):
-            raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
-        credit = self.advantage.credit(trajectories, mdp.gamma, self.discounted_score)
-        return np.where(trajectories.mask, credit, 0.0) / len(trajectories)
+        return self._weights(self.batch(trajectories, mdp, policy, theta))
 
     def gradient(self, trajectories, mdp, policy, theta):
         """Return ĝ = Σₙₜ w[n,t] ∇log π(a|s), shape (D,).
@@ -81,19 +117,15 @@ class Estimator:
 
         Parameters
         ----------
-        trajectories : Trajectories
-            N of them.
-        mdp : FiniteMDP
-            Names γ.
-        policy, theta
-            Whose score is weighted.
+        trajectories, mdp, policy, theta
+            As in `weights`.
 
         Returns
         -------
         array (D,)
         """
-        w = self.weights(trajectories, mdp, policy, theta)
-        return policy.contract(theta, _per_cell(policy, trajectories, w).sum(axis=0))
+        batch = self.batch(trajectories, mdp, policy, theta)
+        return self.contract(batch, np.zeros(len(trajectories), dtype=np.intp), 1)[0]
 
     def per_trajectory(self, trajectories, mdp, policy, theta):
         """Return N·Σₜ w[n,t] ∇log π(a|s) of each trajectory, shape (N, D); their mean is the gradient.
@@ -101,24 +133,91 @@ class Estimator:
         Parameters
         ----------
         trajectories, mdp, policy, theta
-            As in `gradient`.
+            As in `weights`.
 
         Returns
         -------
         array (N, D)
         """
-        w = self.weights(trajectories, mdp, policy, theta) * len(trajectories)
-        chunk = max(PER_TRAJECTORY_CELLS // (policy.n_states * policy.n_actions), 1)
-        rows = [slice(i, i + chunk) for i in range(0, len(trajectories), chunk)]
-        return np.concatenate(
-            [policy.contract(theta, _per_cell(policy, trajectories.take(n), w[n], True)) for n in rows]
+        batch = self.batch(trajectories, mdp, policy, theta)
+        return len(trajectories) * self.contract(batch, np.arange(len(trajectories)), len(trajectories))
+
+    def batch(self, trajectories, mdp, policy, theta, labels=None):
+        """Return what the slots look at; `labels` (N,) tell apart independent batches held at once."""
+        if not len(trajectories):
+            raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
+        arguments.check_same_model(mdp, policy)
+        theta = policy.real_theta(theta)
+        labels = np.zeros(len(trajectories), dtype=np.intp) if labels is None else labels
+        plain = Batch(
+            trajectories, mdp.gamma, policy, theta, np.where(trajectories.mask, trajectories.rewards, 0.0), labels
         )
+        rewards = plain.rewards + sum(penalty.reward(plain) for penalty in self.penalty)
+        return Batch(trajectories, mdp.gamma, policy, theta, np.where(plain.mask, rewards, 0.0), labels)
+
+    def _weights(self, batch):
+        discount = batch.gamma ** np.arange(batch.trajectories.n_steps) if self.discounted_score else 1.0
+        credit = self.ratio.weigh(batch, self.advantage)
+        w = credit if self.advantage.from_start else discount * credit
+        w = w + discount * sum(penalty.loss_weights(batch) for penalty in self.penalty)
+        return np.where(batch.mask, w, 0.0) * self.normaliser.scale(batch)
+
+    def contract(self, batch, row, n_rows):
+        """Return Σ w ∇log π over the trajectories of each row, shape (n_rows, D).
+
+        Parameters
+        ----------
+        batch : Batch
+            From `batch`.
+        row : int array (N,)
+            Non-decreasing: which row each trajectory is added to.
+        n_rows : int
+            Number of rows.
+        """
+        w = self._weights(batch)
+        discount = (
+            batch.gamma ** np.arange(batch.trajectories.n_steps)
+            if self.discounted_score
+            else np.ones(batch.trajectories.n_steps)
+        )
+        passive = np.where(batch.mask, discount, 0.0) * self.normaliser.scale(batch)  # what multiplies closed forms
+        S, A = batch.policy.n_states, batch.policy.n_actions
+        chunk = max(CELLS // (S * A), 1)
+        parts = []
+        for first in range(0, n_rows, chunk):
+            n = slice(*np.searchsorted(row, [first, first + chunk]))
+            states, actions, here = (
+                batch.trajectories.states[n],
+                batch.trajectories.actions[n],
+                (row[n] - first)[:, None],
+            )
+            shape = (min(chunk, n_rows - first), S, A)
+            cells = _added_up((here * S + states) * A + actions, w[n], shape)
+            for penalty in self.penalty:
+                table = penalty.all_actions(batch)
+                if table is not None:
+                    cells += _added_up(here * S + states, passive[n], shape[:2])[..., None] * table
+            gradients = batch.policy.contract(batch.theta, cells)
+            if isinstance(self.advantage, PerComponent):
+                unit = (
+                    np.where(batch.mask[n], 1.0, 0.0) * self.normaliser.scale(batch)[n]
+                    if self.advantage.from_start
+                    else passive[n]
+                )
+                gradients -= self._component_baseline(batch, _added_up((here * S + states) * A + actions, unit, shape))
+            parts.append(gradients)
+        return np.concatenate(parts)
+
+    def _component_baseline(self, batch, visits):
+        """Return Σ_{s,a} visits(s,a) b_i(s) ψ_i(s,a), shape (rows, D)."""
+        psi = batch.policy.score(batch.theta)
+        b = np.broadcast_to(self.advantage.baseline, (batch.policy.n_states, batch.policy.n_parameters))
+        return np.tensordot(visits, psi * b[:, None, :], axes=2)
 
 
-def _per_cell(policy, trajectories, weights, separate=False):
-    """Return the weights added up per (s, a), shape (N, S, A), or (1, S, A) for all trajectories together."""
-    n = len(trajectories) if separate else 1
-    shape = (n, policy.n_states, policy.n_actions)
-    row = np.arange(n)[:, None] if separate else 0
-    cell = (row * policy.n_states + trajectories.states) * policy.n_actions + trajectories.actions
-    return np.bincount(cell.ravel(), weights=weights.ravel(), minlength=n * shape[1] * shape[2]).reshape(shape)
+def _added_up(cell, weights, shape):
+    """Return the weights added up per cell of an array of the given shape; padding has weight zero."""
+    size = int(np.prod(shape))
+    return np.bincount(cell.ravel(), weights=np.broadcast_to(weights, cell.shape).ravel(), minlength=size).reshape(
+        shape
+    )

@@ -1,19 +1,29 @@
 """Exact quantities of a policy on a finite MDP: no sampling, no autograd."""
 
+from reinforce_np.exact.baselines import optimal_baseline
+from reinforce_np.exact.batches import Moments, moments_by_enumeration
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
-from reinforce_np.exact.objectives import Discounted, Undiscounted
+from reinforce_np.exact.objectives import Discounted, EntropyRegularised, KLRegularised, Undiscounted
 from reinforce_np.exact.values import action_values, advantages, objective, occupancy, values
+from reinforce_np.exact.verdicts import Verdict, judge
 
 __all__ = [
     "Discounted",
+    "EntropyRegularised",
+    "KLRegularised",
+    "Moments",
     "Undiscounted",
+    "Verdict",
     "action_values",
     "advantages",
     "fisher_information",
     "gradient",
     "hessian",
+    "judge",
+    "moments_by_enumeration",
     "natural_gradient",
     "objective",
     "occupancy",
+    "optimal_baseline",
     "values",
 ]

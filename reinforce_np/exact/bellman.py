@@ -16,6 +16,9 @@ module the state axes come first and any batch axes last, so that a gather
 import numpy as np
 
 from reinforce_np import graph
+from reinforce_np.arguments import TooLargeError
+
+LARGEST_SYSTEM = 4096  # states of a model without horizon: 128 MB, and a minute
 
 
 def state_first(table):
@@ -26,6 +29,12 @@ def state_first(table):
 def expected_next(mdp, continuation, V):
     """Σₖ p(k|s,a) V(s'), shape (S, A, ...): what an action leads to, zero after termination."""
     return np.einsum("sak,sak...->sa...", continuation, V[mdp.next_state])
+
+
+def centred(Q, pi):
+    """Return Q − Q(a*), a* the most probable action of each state: a baseline, so that digits are kept."""
+    best = np.argmax(pi.real, axis=1, keepdims=True)
+    return Q - np.take_along_axis(Q, best, axis=1)
 
 
 def backward(mdp, pi, r, gamma):
@@ -75,18 +84,85 @@ def arrivals(mdp):
 def fixed_values(mdp, pi, r, gamma):
     """Solve V = r_π + γ P_π V and return (Q, V), for ``horizon=None``."""
     proper = proper_states(mdp, pi, gamma)
-    r_pi = np.where(
-        _trailing(proper, pi.ndim - 2), np.einsum("sa...,sa...->s...", pi, np.broadcast_to(r, pi.shape)), 0.0
-    )
-    V = np.moveaxis(_solve(fixed_system(mdp, pi, gamma), np.moveaxis(r_pi, 0, -1)), -1, 0)
+    r_pi = np.einsum("sa...,sa...->s...", pi, np.broadcast_to(r, pi.shape))
+    V = Eliminated(mdp, pi, gamma).values(np.where(_trailing(proper, pi.ndim - 2), r_pi, 0.0))
     return r + gamma * expected_next(mdp, mdp.continuation, V), V
 
 
 def fixed_occupancy(mdp, pi, gamma):
     """Solve d = initial + γ P_πᵀ d, the expected discounted visits to each state, for ``horizon=None``."""
-    A = fixed_system(mdp, pi, gamma)
-    d = _solve(np.swapaxes(A, -1, -2), np.broadcast_to(mdp.initial, A.shape[:-1]))
-    return np.moveaxis(d, -1, 0)
+    start = np.broadcast_to(_trailing(mdp.initial, pi.ndim - 2), pi.shape[:1] + pi.shape[2:])
+    return Eliminated(mdp, pi, gamma).occupancy(start)
+
+
+class Eliminated:
+    """The system I − γ P_π, eliminated state by state without a single subtraction.
+
+    Where exits are rare, 1 − P loses the very digits that decide how long
+    an episode lasts. Grassmann, Taksar and Heyman's elimination never forms it:
+    the pivot of a state is what leaves it, to other states or for good, and
+    eliminating it redirects its flow. Every digit of a small leak survives.
+
+    Parameters
+    ----------
+    mdp, pi, gamma
+        As elsewhere in this module, ``pi`` of shape (S, A, ...).
+
+    References
+    ----------
+    Grassmann, Taksar & Heyman, "Regenerative Analysis and Steady State
+    Distributions for Markov Chains", Operations Research 33 (1985); O'Cinneide, "Entrywise
+    perturbation theory and error analysis for Markov chains", Numerische Mathematik 65 (1993).
+    """
+
+    def __init__(self, mdp, pi, gamma):
+        S = mdp.n_states
+        if S > LARGEST_SYSTEM:
+            raise TooLargeError(
+                f"horizon=None needs a dense system of {S} x {S}, above the limit of {LARGEST_SYSTEM} states; give a horizon"
+            )
+        states = np.arange(S)
+        flow = np.zeros((S, *pi.shape[:1], *pi.shape[2:]), dtype=pi.dtype)
+        for a in range(mdp.n_actions):
+            for k in range(mdp.n_outcomes):  # each (a, k) names one successor per state: no index repeats
+                flow[states, mdp.next_state[:, a, k]] += pi[:, a] * _trailing(
+                    gamma * mdp.continuation[:, a, k], pi.ndim - 2
+                )
+        ends = np.where(mdp.terminated, mdp.probability, (1.0 - gamma) * mdp.probability).sum(axis=2)
+        leak = np.einsum("sa...,sa->s...", pi, ends)
+        improper = ~proper_states(mdp, pi, gamma)  # never entered from the start: cut out
+        flow[improper], leak[improper] = 0.0, 1.0
+        self.pivot = np.ones_like(leak)
+        for k in reversed(range(S)):
+            self.pivot[k] = leak[k] + flow[k, :k].sum(axis=0)
+            if np.any(self.pivot[k].real <= 0):
+                raise ValueError(
+                    f"horizon=None, but the probability of ever leaving state {k} underflows: give a horizon or a smaller gamma"
+                )
+            flow[:k, k] /= self.pivot[k]  # how often k is entered from i, times what one visit costs
+            flow[:k, :k] += flow[:k, k, None] * flow[k, :k]
+            leak[:k] += flow[:k, k] * leak[k]
+        self.flow = flow
+
+    def values(self, b):
+        """Return x with x = b + γ P_π x, shape (S, ...)."""
+        flow, x = _align(self.flow, b, 2), np.array(b, dtype=np.result_type(b, self.flow))
+        pivot = _align(self.pivot, b, 1)
+        for k in reversed(range(1, len(x))):
+            x[:k] += flow[:k, k] * x[k]
+        for k in range(len(x)):
+            x[k] = (x[k] + (flow[k, :k] * x[:k]).sum(axis=0)) / pivot[k]
+        return x
+
+    def occupancy(self, c):
+        """Return y with y = c + γ P_πᵀ y, shape (S, ...)."""
+        flow, y = _align(self.flow, c, 2), np.array(c, dtype=np.result_type(c, self.flow))
+        pivot = _align(self.pivot, c, 1)
+        for k in reversed(range(1, len(y))):
+            y[:k] += (y[k] / pivot[k]) * flow[k, :k]
+        for k in range(len(y)):
+            y[k] = y[k] / pivot[k] + (flow[:k, k] * y[:k]).sum(axis=0)
+        return y
 
 
 def proper_states(mdp, pi, gamma):
@@ -107,32 +183,9 @@ def proper_states(mdp, pi, gamma):
     return graph.surely_ends(mdp, possible)
 
 
-def fixed_system(mdp, pi, gamma):
-    """Return I − γ P_π, shape (..., S, S); rows of improper states (unreachable) are those of I."""
-    proper = proper_states(mdp, pi, gamma)
-    pi = np.moveaxis(pi, (0, 1), (-2, -1))
-    states = np.arange(mdp.n_states)
-    A = np.zeros((*pi.shape[:-1], mdp.n_states), dtype=pi.dtype)
-    A[..., states, states] = 1.0
-    for a in range(mdp.n_actions):
-        for k in range(mdp.n_outcomes):  # each (a, k) names one successor per state: no index repeats
-            flow = gamma * pi[..., a] * mdp.continuation[:, a, k] * proper
-            A[..., states, mdp.next_state[:, a, k]] -= flow
-    return A
-
-
-def _solve(A, b):
-    try:
-        x = np.linalg.solve(A, b[..., None])[..., 0]
-    except np.linalg.LinAlgError:
-        x = np.full_like(b, np.inf)
-    residual = np.abs(np.einsum("...st,...t->...s", A, x) - b) if np.isfinite(x).all() else np.inf
-    if np.any(residual > 1e-9 * (np.abs(b).max(initial=0.0) + np.finfo(float).eps * np.abs(x).max(initial=0.0))):
-        raise ValueError(
-            "horizon=None, but episodes last so long that the linear system I - gamma P is singular in float64: "
-            "give a horizon or a smaller gamma"
-        )
-    return x
+def _align(array, b, n_states_axes):
+    """Append axes to `array` for those that `b` has beyond it (many right-hand sides)."""
+    return _trailing(array, (b.ndim - 1) - (array.ndim - n_states_axes))
 
 
 def _trailing(array, n):

@@ -54,7 +54,11 @@ def gradient(mdp, policy, theta, *, objective=Discounted()):
 
 
 def score_weights(mdp, policy, theta, *, objective=Discounted()):
-    """W(s,a) = Σ_t d_t(s) π(a|s) Q_t(s,a), shape (..., S, A): the weight of each score in ∇J.
+    """W(s,a) = Σ_t d_t(s) π(a|s) (Q_t(s,a) − Q_t(s,a*)), shape (..., S, A): the weight of each score in ∇J.
+
+    a* is the most probable action of the state. Subtracting its value changes
+    nothing, because Σₐ π ∇log π = 0, and keeps the digits of the others when all values
+    are large and nearly equal.
 
     Parameters
     ----------
@@ -69,13 +73,13 @@ def score_weights(mdp, policy, theta, *, objective=Discounted()):
     if mdp.horizon is None:
         d = bellman.fixed_occupancy(mdp, pi, gamma)
         Q, _ = bellman.fixed_values(mdp, pi, r, gamma)
-        weights = d[:, None] * Q
+        weights = (d[:, None] * pi) * bellman.centred(Q, pi)
     else:
         d = list(bellman.forward(mdp, pi, gamma))
         weights = np.zeros(pi.shape, dtype=np.result_type(pi, r))
         for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
-            weights += d[t][:, None] * Q
-    return np.moveaxis(pi * weights, (0, 1), (-2, -1))
+            weights += (d[t][:, None] * pi) * bellman.centred(Q, pi)
+    return np.moveaxis(weights, (0, 1), (-2, -1))
 
 
 def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
@@ -108,7 +112,7 @@ def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
     array([[-0.09375,  0.09375],
            [ 0.09375, -0.09375]])
     """
-    theta = arguments.real_array("theta", theta, shape=(policy.n_parameters,), minus_infinity=True)
+    theta = policy.real_theta(theta)
     columns = arguments.integer("columns", columns, low=1)
     W = score_weights(mdp, policy, theta, objective=objective)
     result = policy.hessian_contract(theta, W)
@@ -118,7 +122,7 @@ def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
     for start in range(0, policy.n_parameters, columns):
         chosen = slice(start, start + columns)
         pi_dot = pi[..., None] * psi[..., chosen]
-        W_dot = tangents(mdp, pi, pi_dot, r, objective.step_rewards_tangent(psi[..., chosen]), gamma)
+        W_dot = tangents(mdp, pi, pi_dot, r, objective.slope * psi[..., chosen], gamma)
         result[chosen] += policy.contract(theta, np.moveaxis(W_dot, -1, 0))
     return (result + result.T) / 2
 
@@ -137,7 +141,7 @@ def _tangents(mdp, pi, pi_dot, r, r_dot, gamma):
     for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
         d, flow_dot = flows[t]
         Q_dot = r_dot + gamma * bellman.expected_next(mdp, p, V_dot)
-        W_dot += flow_dot * Q[..., None] + (d[:, None] * pi)[..., None] * Q_dot
+        W_dot += flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * Q_dot
         V_dot = (pi_dot * Q[..., None] + pi[..., None] * Q_dot).sum(axis=1)
     return W_dot
 
@@ -146,14 +150,14 @@ def _fixed_tangents(mdp, pi, pi_dot, r, r_dot, gamma):
     """Return Ẇ, shape (S, A, E), for the E directions in `pi_dot`, without a horizon."""
     d = bellman.fixed_occupancy(mdp, pi, gamma)
     Q, _ = bellman.fixed_values(mdp, pi, r, gamma)
-    system = bellman.fixed_system(mdp, pi, gamma)
+    system = bellman.Eliminated(mdp, pi, gamma)
     p = mdp.continuation
     source = gamma * bellman.arrivals(mdp)(d[:, None, None, None] * pi_dot[:, :, None] * p[..., None])
-    d_dot = np.linalg.solve(system.T, source)
-    V_dot = np.linalg.solve(system, (pi_dot * Q[..., None] + pi[..., None] * r_dot).sum(axis=1))
+    d_dot = system.occupancy(source)
+    V_dot = system.values((pi_dot * Q[..., None] + pi[..., None] * r_dot).sum(axis=1))
     Q_dot = r_dot + gamma * bellman.expected_next(mdp, p, V_dot)
     flow_dot = d_dot[:, None] * pi[..., None] + d[:, None, None] * pi_dot
-    return flow_dot * Q[..., None] + (d[:, None] * pi)[..., None] * Q_dot
+    return flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * Q_dot
 
 
 def fisher_information(mdp, policy, theta, *, objective=Discounted()):
@@ -187,6 +191,7 @@ def fisher_information(mdp, policy, theta, *, objective=Discounted()):
     array([[ 0.25, -0.25],
            [-0.25,  0.25]])
     """
+    theta = policy.real_theta(theta)
     d = occupancy(mdp, policy, theta, objective=objective)
     return policy.fisher_information(theta, d if mdp.horizon is None else d.sum(axis=0))
 
@@ -202,7 +207,8 @@ def natural_gradient(mdp, policy, theta, *, objective=Discounted(), damping=0.0)
         Real parameters.
     damping : float
         λ >= 0, added to the diagonal of the Fisher information. With λ = 0,
-        eigenvalues of F below D·ε times the largest count as zero.
+        eigenvalues of F, scaled to unit diagonal, below D·ε times the
+        largest count as zero.
 
     Returns
     -------
@@ -217,10 +223,28 @@ def natural_gradient(mdp, policy, theta, *, objective=Discounted(), damping=0.0)
     array([-0.5,  0.5])
     """
     damping = arguments.number("damping", damping, low=0.0)
+    theta = policy.real_theta(theta)
     F = fisher_information(mdp, policy, theta, objective=objective)
     g = gradient(mdp, policy, theta, objective=objective)
     if damping:
         return np.linalg.solve(F + damping * np.eye(len(g)), g)
-    eigenvalues, vectors = np.linalg.eigh(F)
-    kept = eigenvalues > len(g) * np.finfo(float).eps * max(eigenvalues[-1], 0.0)
-    return vectors[:, kept] @ ((vectors[:, kept].T @ g) / eigenvalues[kept])
+    return _smallest_solution(F, g)
+
+
+def _smallest_solution(F, g):
+    """Return F⁺g for a positive semi-definite F whose rows differ in size by any factor.
+
+    States that are visited a billion times less than others, or actions as
+    improbable, are no null directions. So F is first scaled to unit diagonal;
+    what is null there is null, and is then projected out of the solution.
+    """
+    known = np.diag(F) > 0
+    size = np.sqrt(np.diag(F)[known])
+    eigenvalues, vectors = np.linalg.eigh(F[np.ix_(known, known)] / size / size[:, None])
+    kept = eigenvalues > len(g) * np.finfo(float).eps * max(eigenvalues[-1], 0.0) if len(size) else []
+    y = vectors[:, kept] @ ((vectors[:, kept].T @ (g[known] / size)) / eigenvalues[kept]) / size
+    null = vectors[:, ~np.asarray(kept, dtype=bool)] / size[:, None]
+    null, _ = np.linalg.qr(null / np.maximum(np.abs(null).max(axis=0, initial=0.0), np.finfo(float).tiny))
+    x = np.zeros_like(g)
+    x[known] = y - null @ (null.T @ y)
+    return x

@@ -32,11 +32,14 @@ def objective_by_enumeration(mdp, policy, theta, *, objective=Discounted(), limi
     0.5
     """
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, limit=limit)
-    return float(p @ _returns(trajectories, mdp, objective))
+    return float(p @ _returns(trajectories, mdp, policy, theta, objective))
 
 
 def gradient_by_enumeration(mdp, policy, theta, *, objective=Discounted(), limit=enumeration.LIMIT):
-    """∇J(θ) = Σ_τ p(τ) R(τ) Σ_t ∇log π(a_t|s_t), shape (D,).
+    """∇J(θ) = Σ_τ p(τ) [R(τ) Σ_t ∇log π(a_t|s_t) + ∇R(τ)], shape (D,).
+
+    The second term is there only when the objective pays for the policy
+    itself (KL, entropy).
 
     Parameters
     ----------
@@ -68,17 +71,23 @@ def gradient_by_enumeration(mdp, policy, theta, *, objective=Discounted(), limit
     array([-0.25,  0.25])
     """
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, limit=limit)
+    score_of_path = p * _returns(trajectories, mdp, policy, theta, objective)
     weight = np.zeros((mdp.n_states, mdp.n_actions))
     n, t = np.nonzero(trajectories.mask)
-    np.add.at(
-        weight, (trajectories.states[n, t], trajectories.actions[n, t]), (p * _returns(trajectories, mdp, objective))[n]
-    )
+    visited = trajectories.states[n, t], trajectories.actions[n, t]
+    np.add.at(weight, visited, score_of_path[n])  # ∇p(τ) R(τ)
+    np.add.at(weight, visited, p[n] * objective.discount(mdp) ** t * objective.slope)  # p(τ) ∇R(τ)
     return np.einsum("sa,sad->d", weight, policy.score(theta))
 
 
-def _returns(trajectories, mdp, objective):
-    gamma = objective.discount(mdp)
+def _returns(trajectories, mdp, policy, theta, objective):
+    gamma, bonus = objective.discount(mdp), objective.bonus(mdp, policy, theta)
     R = np.zeros(len(trajectories))
     for t in range(trajectories.n_steps):
-        R += gamma**t * trajectories.rewards[:, t]
+        live = t < trajectories.lengths
+        R += (
+            gamma**t
+            * live
+            * (trajectories.rewards[:, t] + bonus[trajectories.states[:, t], trajectories.actions[:, t]])
+        )
     return R

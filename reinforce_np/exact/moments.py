@@ -16,8 +16,10 @@ from reinforce_np.exact import bellman
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.values import induced
 
-MOST_STEPS = 2**20  # steps back to a fixed point before the model is refused
-SETTLED = 1e-15  # relative change of the second moments that counts as rounding
+TOGETHER = 64  # directions carried at once
+LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
+MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
+SETTLED = 2e-15  # relative change of a moment that counts as rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +73,17 @@ def directional_moments(estimator, mdp, policy, theta, directions):
     >>> moments.mean, moments.variance
     (array([-0.25,  0.25]), array([0.0625, 0.0625]))
     """
-    pi, _, gamma = induced(mdp, policy, theta, Discounted())
-    psi = policy.score_along(theta, directions)
+    _check_size(mdp, estimator)
+    pi, _, gamma = induced(mdp, policy, policy.real_theta(theta), Discounted())
+    parts = [
+        _moments_of(estimator, mdp, pi, policy.score_along(theta, directions[first : first + TOGETHER]), gamma)
+        for first in range(0, len(directions), TOGETHER)
+    ]
+    return DirectionalMoments(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+
+def _moments_of(estimator, mdp, pi, psi, gamma):
+    """Return mean, second moment and range for a few directions, whose scores are `psi` (S, A, E)."""
     advantage = estimator.advantage
     if isinstance(advantage, TotalReturn):
         if mdp.horizon is None:
@@ -84,65 +95,86 @@ def directional_moments(estimator, mdp, policy, theta, directions):
     elif isinstance(advantage, RewardToGo):
         _check_baseline(advantage.baseline, mdp)
         eta = gamma if estimator.discounted_score else 1.0
-        mean, second = _trace_moments(mdp, pi, psi, gamma, eta, advantage.baseline)
+        V = _values(mdp, pi, gamma)
+        mean, second = _trace_moments(mdp, pi, psi, gamma, eta, advantage.baseline, V)
         low, high = _trace_range(mdp, pi, psi, gamma, eta, advantage.baseline)
     else:
         raise TypeError(f"advantage={advantage!r} has no recursion; use TotalReturn or RewardToGo")
-    return DirectionalMoments(mean, second, low, high)
+    return mean, second, low, high
 
 
-def _trace_moments(mdp, pi, psi, gamma, eta, baseline):
+def _trace_moments(mdp, pi, psi, gamma, eta, baseline, V):
     """Moments of X = ψ w + η X', with w = r − b(s) + γ G' and G = r + γ G', at the start.
 
-    A prime marks the next step. Averaged over actions and outcomes,
+    A prime marks the next step. Rewritten with what is left of the return
+    when its mean is taken away, U = G − V(s), so that large values cancel
+    before they are squared:
 
-        E[w]  = r − b + γ E[G'],                E[w²] = (r−b)² + 2 (r−b) γ E[G'] + γ² E[G'²]
-        E[Gw] = r (r−b) + (2r−b) γ E[G'] + γ² E[G'²]
+        U = δ + γ U',     w = p + γ U',     δ = r + γ V(s') − V(s),     p = δ + V(s) − b(s).
+
+    Averaged over actions and outcomes, with E[U'] = 0,
+
+        E[w]  = E[p],                 E[w²] = p² + γ² E[U'²],     E[Uw] = δ p + γ² E[U'²]
         E[X]  = ψ E[w] + η E[X']
-        E[GX] = ψ E[Gw] + η (r E[X'] + γ E[G'X'])
-        E[X²] = ψ² E[w²] + 2 η ψ ((r−b) E[X'] + γ E[G'X']) + η² E[X'²].
+        E[UX] = ψ E[Uw] + η (δ E[X'] + γ E[U'X'])
+        E[X²] = ψ² E[w²] + 2 η ψ (p E[X'] + γ E[U'X']) + η² E[X'²].
     """
     S, E = mdp.n_states, psi.shape[-1]
     P, live, r = pi[:, :, None] * mdp.probability, ~mdp.terminated, mdp.reward
-    g1, g2 = np.zeros(S), np.zeros(S)  # E[G], E[G²]
-    x, gx, xx = np.zeros((S, E)), np.zeros((S, E)), np.zeros((S, E))  # E[X], E[GX], E[X²]
+    u2 = np.zeros(S)  # E[U²]
+    x, ux, xx = np.zeros((S, E)), np.zeros((S, E)), np.zeros((S, E))  # E[X], E[UX], E[X²]
 
     def averaged(weight, moment):
         return np.einsum("sak,sake->sae", P * live * weight, moment[mdp.next_state])
 
     for t in _steps_back(mdp):
-        before = g2, xx
-        rb = r - _baseline_at(baseline, t)
-        G1, G2 = live * g1[mdp.next_state], live * g2[mdp.next_state]
-        w1, w2 = rb + gamma * G1, rb**2 + 2 * rb * gamma * G1 + gamma**2 * G2
-        gw = r * rb + (r + rb) * gamma * G1 + gamma**2 * G2
-        w1, w2, gw = (np.einsum("sak,sak->sa", P, w)[..., None] for w in (w1, w2, gw))
-        future = averaged(gamma, gx)  # γ E[G'X']
-        xx = (psi**2 * w2 + 2 * eta * psi * (averaged(rb, x) + future) + eta**2 * averaged(1.0, xx)).sum(axis=1)
-        gx = (psi * gw + eta * (averaged(r, x) + future)).sum(axis=1)
+        before = u2, x, ux, xx
+        now, after = (V, V) if mdp.horizon is None else (V[t], V[t + 1])
+        delta = r + gamma * live * after[mdp.next_state] - now[:, None, None]
+        p = delta + now[:, None, None] - _baseline_at(baseline, t)
+        U2 = gamma**2 * live * u2[mdp.next_state]
+        w1, w2, uw = (np.einsum("sak,sak->sa", P, w)[..., None] for w in (p, p**2 + U2, delta * p + U2))
+        future = averaged(gamma, ux)  # γ E[U'X']
+        xx = (psi**2 * w2 + 2 * eta * psi * (averaged(p, x) + future) + eta**2 * averaged(1.0, xx)).sum(axis=1)
+        ux = (psi * uw + eta * (averaged(delta, x) + future)).sum(axis=1)
         x = (psi * w1 + eta * averaged(1.0, x)).sum(axis=1)
-        g1, g2 = (
-            (P * (r + gamma * G1)).sum(axis=(1, 2)),
-            (P * (r**2 + 2 * r * gamma * G1 + gamma**2 * G2)).sum(axis=(1, 2)),
-        )
-        if mdp.horizon is None and t % 16 == 0 and _settled(mdp, before, (g2, xx)):
+        u2 = (P * (delta**2 + U2)).sum(axis=(1, 2))
+        if mdp.horizon is None and MOST_STEPS - t > S and _settled(before, (u2, x, ux, xx)):
             break
+    else:
+        if mdp.horizon is None:
+            raise ValueError(
+                f"horizon=None: the moments have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma"
+            )
     return mdp.initial @ x, mdp.initial @ xx
+
+
+def _values(mdp, pi, gamma):
+    """Return V, shape (T+1, S), or (S,) without a horizon."""
+    r = mdp.expected_reward
+    if mdp.horizon is None:
+        return bellman.fixed_values(mdp, pi, r, gamma)[1]
+    V = np.zeros((mdp.horizon + 1, mdp.n_states))
+    for t, _, V_t in bellman.backward(mdp, pi, r, gamma):
+        V[t] = V_t
+    return V
 
 
 def _steps_back(mdp):
     """Return t = T−1, ..., 0; without a horizon, a countdown long enough to settle or to be refused."""
-    return range(mdp.horizon - 1, -1, -1) if mdp.horizon is not None else range(MOST_STEPS, -1, -1)
+    return reversed(range(MOST_STEPS if mdp.horizon is None else mdp.horizon))
 
 
-def _settled(mdp, before, after):
-    """Whether one more step back changes no moment by more than rounding."""
+def _settled(before, after):
+    """Whether one more step back changes no moment of any state by more than rounding."""
     if not all(np.isfinite(moment).all() for moment in after):
         raise ValueError(
             "horizon=None: the second moment of the estimate is infinite; use a horizon or a smaller gamma"
         )
-    scale = [np.abs(moment).max(initial=0.0) for moment in after]
-    return all(np.abs(b - a).max() <= SETTLED * s for b, a, s in zip(before, after, scale, strict=True))
+    u2, _, _, xx = after
+    spread = np.sqrt(xx)  # E[X] and E[UX] may vanish; they are judged beside these
+    scales = u2, spread, np.sqrt(u2)[:, None] * spread, xx
+    return all(np.all(np.abs(b - a) <= SETTLED * s) for b, a, s in zip(before, after, scales, strict=True))
 
 
 def _total_return_moments(mdp, pi, psi, gamma, b):
@@ -235,6 +267,15 @@ def _total_return_range(mdp, pi, psi, gamma, b):
 def _extremes(low, high, impossible):
     """Return the least and greatest over possible (a, k), per state."""
     return np.where(impossible, np.inf, low).min(axis=(1, 2)), np.where(impossible, -np.inf, high).max(axis=(1, 2))
+
+
+def _check_size(mdp, estimator):
+    """Refuse rewards and baselines whose squares leave float64, above or below."""
+    largest = max(np.abs(mdp.reward).max(), np.max(np.abs(estimator.advantage.baseline)))
+    if largest > LARGEST or 0 < largest < 1 / LARGEST:
+        raise ValueError(
+            f"rewards and baselines of size {largest:.3g} have second moments that leave float64; divide them by {largest:.1g}"
+        )
 
 
 def _check_baseline(baseline, mdp):

@@ -7,19 +7,18 @@ batch axes, which come first in every answer.
 
 import numpy as np
 
+from reinforce_np import arguments
 from reinforce_np.exact import bellman
 from reinforce_np.exact.objectives import Discounted
 
 
 def induced(mdp, policy, theta, objective):
     """Return π and r of shape (S, A, ...) and the discount: what the recursions run on."""
-    if (policy.n_states, policy.n_actions) != (mdp.n_states, mdp.n_actions):
-        raise ValueError(
-            f"policy has n_states={policy.n_states}, n_actions={policy.n_actions}, but mdp has n_states={mdp.n_states}, "
-            f"n_actions={mdp.n_actions}; build the policy for this model"
-        )
+    arguments.check_same_model(mdp, policy)
+    if not hasattr(objective, "discount") or isinstance(objective, type):
+        raise TypeError(f"objective={objective!r} is no objective; pass one such as Discounted()")
     pi = bellman.state_first(policy.probabilities(theta))
-    r = bellman.state_first(objective.step_rewards(mdp, policy, theta))
+    r = bellman.state_first(mdp.expected_reward + objective.bonus(mdp, policy, theta))
     return pi, r.reshape(r.shape + (1,) * (pi.ndim - r.ndim)), objective.discount(mdp)
 
 

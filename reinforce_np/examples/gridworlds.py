@@ -14,7 +14,7 @@ LAKES = {
 
 
 def gridworld_4x4(*, horizon=None):
-    """The 4×4 gridworld with two terminal corners.
+    """The 4x4 gridworld with two terminal corners.
 
     Every move costs 1 until a corner, state 0 or 15, is reached. Actions:
     up, right, down, left. The start is uniform over the other 14 cells (the

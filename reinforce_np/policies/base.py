@@ -14,6 +14,8 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.policies import softmax
 
+LARGEST_MATRIX = 2**14  # parameters of a dense (D, D) matrix: 2 GiB
+
 
 class SoftmaxPolicy:
     """π_θ(a|s) = exp(z(s,a;θ)/τ) / Σ_b exp(z(s,b;θ)/τ), with logits linear in θ.
@@ -50,8 +52,10 @@ class SoftmaxPolicy:
 
     def check_theta(self, theta):
         """Return θ as a float64 or complex128 array of shape (..., D), or say what is wrong with it."""
+        if np.ma.isMaskedArray(theta):
+            raise TypeError("theta is a masked array; pass plain numbers, and -inf or mask= to mask actions")
         theta = np.asarray(theta)
-        if theta.dtype.kind not in "biufc":
+        if theta.dtype.kind not in "iufc":
             raise TypeError(f"theta holds {theta.dtype} values; it must hold real (or complex) numbers")
         if theta.ndim == 0 or theta.shape[-1] != self.n_parameters:
             raise ValueError(
@@ -70,6 +74,20 @@ class SoftmaxPolicy:
         return theta
 
     allows_minus_infinity = False
+
+    def real_theta(self, theta):
+        """Return θ as one real vector (D,), where neither complex numbers nor batches make sense."""
+        theta = self.check_theta(theta)
+        if theta.dtype.kind == "c" or theta.ndim != 1:
+            raise ValueError(
+                f"theta has shape {theta.shape} and dtype {theta.dtype}; it must be one real vector ({self.n_parameters},)"
+            )
+        return theta
+
+    @property
+    def slopes(self):
+        """Largest |∂(z/τ)/∂θ_d| of each parameter, shape (D,): how fast it can change the policy."""
+        raise NotImplementedError("a policy defines its logits")
 
     def logits(self, theta):
         """Logits z(s, a; θ), −inf where masked, shape (..., S, A).
@@ -169,9 +187,10 @@ class SoftmaxPolicy:
         array (S, A, E)
             Zero where masked.
         """
-        logits = self.logits(theta)
+        logits = self.logits(self.real_theta(theta))
+        directions = arguments.real_array("directions", directions, shape=(None, self.n_parameters))
         pi = softmax.softmax(logits, self.temperature)
-        slopes = np.where(logits.real == -np.inf, 0.0, self.linear_logits(np.asarray(directions, dtype=np.float64)))
+        slopes = np.where(logits.real == -np.inf, 0.0, self.linear_logits(directions))
         centred = slopes * softmax.sum_of_others(pi) - softmax.sum_of_others(pi * slopes)
         return np.moveaxis(np.where(logits.real == -np.inf, 0.0, centred), 0, -1) / self.temperature
 
@@ -217,7 +236,9 @@ class SoftmaxPolicy:
         -------
         array (D, D)
         """
-        weights = np.where(self.logits(theta).real == -np.inf, 0.0, weights)
+        theta, weights = self.real_theta(theta), np.asarray(weights)
+        arguments.check_shape("weights", weights, shape=(self.n_states, self.n_actions))
+        weights = np.where(self.logits(theta) == -np.inf, 0.0, weights)
         return -self.fisher_information(theta, weights.sum(axis=-1))
 
     def fisher_information(self, theta, state_weights):
@@ -236,10 +257,16 @@ class SoftmaxPolicy:
         array (D, D)
             Symmetric; positive semi-definite when `state_weights` are >= 0.
         """
-        covariance = softmax.logit_covariance(self.probabilities(theta))
+        covariance = softmax.logit_covariance(self.probabilities(self.real_theta(theta)))
+        if self.n_parameters > LARGEST_MATRIX:
+            raise arguments.TooLargeError(
+                f"a matrix of {self.n_parameters} x {self.n_parameters} parameters is above the limit of {LARGEST_MATRIX}; "
+                "use fewer parameters (LinearSoftmax), or exact.gradient alone"
+            )
         state_weights = np.asarray(state_weights)
         arguments.check_shape("state_weights", state_weights, shape=(self.n_states,))
-        return self._sandwich(state_weights[:, None, None] * covariance) / self.temperature**2
+        F = self._sandwich(state_weights[:, None, None] * covariance) / self.temperature / self.temperature
+        return (F + F.T) / 2
 
     def entropy(self, theta):
         """H(s) = −Σₐ π(a|s) log π(a|s) in nats, shape (..., S).
@@ -276,14 +303,40 @@ class SoftmaxPolicy:
             Where the reference gives probability zero to an action that π_θ
             can take: the divergence is infinite there.
         """
+        pi, x = self.probabilities(theta), self.log_ratio(theta, reference)
+        # Σ π x loses its digits when the policies are close; Σ π (x + π_ref/π − 1) has none but positive terms, and the
+        # second sum is zero but for what the reference does and π cannot
+        never = np.where(pi == 0, np.exp(self.log_probabilities_of("reference", reference)), 0.0)
+        return (pi * (np.expm1(-x) + x) + never).sum(axis=-1)
+
+    def log_ratio(self, theta, reference):
+        """log π_θ(a|s) − log π_ref(a|s) in nats, shape (..., S, A); zero where π_θ is zero.
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+        reference : array (D,) or (S, A), or None
+            As in `kl`; None leaves log π_θ itself.
+
+        Returns
+        -------
+        array (..., S, A)
+
+        Raises
+        ------
+        ValueError
+            As `kl`.
+        """
         pi, log_pi = self.probabilities(theta), self.log_probabilities(theta)
-        log_reference = self.log_probabilities_of("reference", reference)
+        log_reference = (
+            np.zeros_like(pi, dtype=float) if reference is None else self.log_probabilities_of("reference", reference)
+        )
         wrong = (pi.real > 0) & (log_reference == -np.inf)
         if wrong.any():
             s, a = arguments.first_index(wrong)[-2:]
             raise ValueError(f"reference[{s}, {a}]=0 where the policy can act: the KL is infinite; give it probability")
-        possible = pi != 0
-        return (pi * (np.where(possible, log_pi, 0.0) - np.where(possible, log_reference, 0.0))).sum(axis=-1)
+        return np.where(pi == 0, 0.0, log_pi) - np.where(pi == 0, 0.0, log_reference)
 
     def log_probabilities_of(self, name, other):
         """Return log-probabilities (S, A) of a policy given as θ (D,) or as a table of probabilities (S, A).
@@ -320,7 +373,9 @@ class SoftmaxPolicy:
 
 def check_options(policy, temperature, mask):
     """Set `temperature` and `mask` of a frozen policy record, checked."""
-    temperature = arguments.number("temperature", temperature, low=0.0, open_low=True, rule="a finite number > 0")
+    temperature = arguments.number(
+        "temperature", temperature, low=1e-100, high=1e100, rule="a number in [1e-100, 1e100]"
+    )
     object.__setattr__(policy, "temperature", temperature)
     if mask is not None:
         mask = arguments.boolean_array("mask", mask, shape=(policy.n_states, policy.n_actions))

@@ -65,6 +65,11 @@ class LinearSoftmax(SoftmaxPolicy):
         """Number of features D."""
         return self.features.shape[2]
 
+    @property
+    def slopes(self):
+        """max |φ(s,a)_d|/τ, shape (D,)."""
+        return np.abs(self.features).max(axis=(0, 1)) / self.temperature
+
     def linear_logits(self, theta):
         """z(s, a; θ) = Σ_d φ(s,a)_d θ_d, shape (..., S, A)."""
         return np.einsum("sad,...d->...sa", self.features, theta)

@@ -7,6 +7,8 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.policies.base import SoftmaxPolicy, check_options
 
+LARGEST = 2**40  # parameters: more than any memory holds
+
 
 @dataclass(frozen=True, eq=False)
 class TabularSoftmax(SoftmaxPolicy):
@@ -43,12 +45,21 @@ class TabularSoftmax(SoftmaxPolicy):
     def __post_init__(self):
         object.__setattr__(self, "n_states", arguments.integer("n_states", self.n_states, low=1))
         object.__setattr__(self, "n_actions", arguments.integer("n_actions", self.n_actions, low=1))
+        if self.n_states * self.n_actions > LARGEST:
+            raise arguments.TooLargeError(
+                f"n_states={self.n_states} times n_actions={self.n_actions} exceeds {LARGEST} parameters"
+            )
         check_options(self, self.temperature, self.mask)
 
     @property
     def n_parameters(self):
         """D = S·A."""
         return self.n_states * self.n_actions
+
+    @property
+    def slopes(self):
+        """1/τ for every parameter, shape (D,)."""
+        return np.full(self.n_parameters, 1.0 / self.temperature)
 
     def linear_logits(self, theta):
         """z(s, a; θ) = θ[s·A + a], shape (..., S, A)."""

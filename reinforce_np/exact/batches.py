@@ -1,0 +1,185 @@
+"""Mean and covariance of any estimator by listing every batch it could see.
+
+A batch is ``prompts`` groups of ``group_size`` trajectories; each group draws
+its first state, and its members are drawn independently from there. The order
+within a group, and of the groups, does not matter to an `Estimator`, so
+batches are listed as multisets with multinomial weights. Listed batches
+are evaluated many at once.
+"""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import arguments, enumeration
+from reinforce_np.trajectories import Trajectories
+
+LIMIT = 2**22  # evaluations: trajectories in all listed batches together
+AT_ONCE = 2**16  # of them held at once
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Exact mean and covariance of an estimate from one batch.
+
+    Parameters
+    ----------
+    mean : array (D,)
+        E[ĝ].
+    covariance : array (D, D)
+        Cov[ĝ].
+    second_moment : array (D,)
+        E[ĝ_i²]: what rounding is judged against.
+    n_steps : int
+        T, the number of terms a component may be the sum of.
+    n_batches : int
+        How many batches were listed.
+    route : str
+        How it was computed.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    second_moment: np.ndarray
+    n_steps: int
+    n_batches: int
+    route: str
+
+    @property
+    def variance(self):
+        """Var[ĝ_i], shape (D,)."""
+        return np.diag(self.covariance).copy()
+
+    @property
+    def total_variance(self):
+        """Σ_i Var[ĝ_i], a float."""
+        return float(np.trace(self.covariance))
+
+
+def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_size=1, behaviour=None, limit=LIMIT):
+    """Return the exact moments of an estimator by listing every batch.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        Any of the family.
+    mdp : FiniteMDP
+        The model, small enough to be listed.
+    policy : TabularSoftmax or LinearSoftmax
+        The policy.
+    theta : array (D,)
+        Its parameters.
+    prompts : int
+        Number of groups in a batch.
+    group_size : int
+        Trajectories in a group; they share their first state.
+    behaviour : array (D,) or (S, A), optional
+        The policy that draws the actions.
+    limit : int
+        Largest number of trajectories in all listed batches together.
+
+    Returns
+    -------
+    Moments
+
+    Raises
+    ------
+    TooLargeError
+        Before any work, with the count.
+    ValueError
+        When the behaviour never does what the policy can do.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples
+    >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
+    >>> moments = moments_by_enumeration(algorithms.rloo(), mdp, policy, np.zeros(2), group_size=2)
+    >>> moments.mean, moments.n_batches
+    (array([-0.25,  0.25]), 3)
+    """
+    prompts = arguments.integer("prompts", prompts, low=1)
+    group_size = arguments.integer("group_size", group_size, low=1)
+    theta = policy.real_theta(theta)
+    _check_support(policy, theta, behaviour)
+    trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
+    first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
+    starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
+    _check_count([len(start) for start in starts], prompts, group_size, limit)
+    groups, group_p = _groups(starts, p, mdp.initial[mdp.initial > 0], group_size)
+    members, weights = _multisets(len(groups), group_p, prompts)
+    members = groups[members].reshape(len(members), prompts * group_size)
+
+    D = policy.n_parameters
+    mean, second = np.zeros(D), np.zeros((D, D))
+    size = max(AT_ONCE // (prompts * group_size), 1)
+    for i in range(0, len(members), size):
+        estimates = evaluate(estimator, trajectories, members[i : i + size], group_size, mdp, policy, theta)
+        mean += weights[i : i + size] @ estimates
+        second += (weights[i : i + size, None] * estimates).T @ estimates
+    covariance = np.zeros((D, D))
+    for i in range(0, len(members), size):  # around the mean, so that nothing cancels
+        centred = evaluate(estimator, trajectories, members[i : i + size], group_size, mdp, policy, theta) - mean
+        covariance += (weights[i : i + size, None] * centred).T @ centred
+    return Moments(mean, covariance, np.diag(second).copy(), trajectories.n_steps, len(members), "enumeration")
+
+
+def evaluate(estimator, trajectories, members, group_size, mdp, policy, theta):
+    """Return the estimate of each batch, shape (B, D), for batches given as rows of indices (B, prompts·group_size)."""
+    n_batches, size = members.shape
+    picked = trajectories.take(members.ravel())
+    labels = np.repeat(np.arange(n_batches), size)
+    fields = {name: getattr(picked, name) for name in picked.__dataclass_fields__}
+    batch = estimator.batch(
+        Trajectories(**{**fields, "groups": np.arange(n_batches * size) // group_size}),
+        mdp,
+        policy,
+        theta,
+        labels=labels,
+    )
+    return estimator.contract(batch, labels, n_batches)
+
+
+def _check_support(policy, theta, behaviour):
+    """Refuse a behaviour that gives probability zero to what the policy can do: no ratio repairs that."""
+    if behaviour is None:
+        return
+    missing = (policy.probabilities(theta) > 0) & (policy.log_probabilities_of("behaviour", behaviour) == -np.inf)
+    if missing.any():
+        s, a = arguments.first_index(missing)
+        raise ValueError(
+            f"behaviour[{s}, {a}]=0 where the policy has probability {float(policy.probabilities(theta)[s, a]):.3g}: "
+            "no importance ratio corrects what is never seen; give it probability"
+        )
+
+
+def _check_count(n_from, prompts, group_size, limit):
+    n_groups = sum(math.comb(n + group_size - 1, group_size) for n in n_from)
+    evaluations = math.comb(n_groups + prompts - 1, prompts) * prompts * group_size
+    if evaluations > limit:
+        raise arguments.TooLargeError(
+            f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {sum(n_from)} trajectories need "
+            f"{evaluations} evaluations, above limit={limit}: use smaller groups, fewer prompts or a shorter horizon"
+        )
+
+
+def _groups(starts, p, initial, group_size):
+    """Return all groups as rows of trajectory indices (G, group_size), and their probabilities (G,)."""
+    rows, weights = [], []
+    for start, p_start in zip(starts, initial, strict=True):
+        members, weight = _multisets(len(start), p[start] / p_start, group_size)
+        rows.append(start[members])
+        weights.append(p_start * weight)
+    return np.concatenate(rows), np.concatenate(weights)
+
+
+def _multisets(n, p, size):
+    """Return all multisets of `size` out of n as rows of indices, and their multinomial probabilities."""
+    rows = np.array(list(itertools.combinations_with_replacement(range(n), size)), dtype=np.intp).reshape(-1, size)
+    counted = np.ones(len(rows))
+    run = np.ones(len(rows))
+    for j in range(1, size):  # size! / Π counts!, one member at a time
+        run = np.where(rows[:, j] == rows[:, j - 1], run + 1, 1)
+        counted *= (j + 1) / run
+    return rows, counted * p[rows].prod(axis=1)

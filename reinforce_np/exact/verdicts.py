@@ -1,0 +1,154 @@
+"""Is an estimator unbiased? For which objective? By which factor? Decided exactly.
+
+A verdict compares the exact mean of an estimator with the exact gradient of a
+*named* objective. What counts as zero is what rounding could have left: per
+component, c·ε·T times the root mean square of the estimate. The cosine is
+reported and never decides: dropping γᵗ keeps it above 0.99 while a quarter of
+the gradient is wrong.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from reinforce_np.exact.batches import Moments, moments_by_enumeration
+from reinforce_np.exact.derivatives import gradient as exact_gradient
+from reinforce_np.exact.objectives import Discounted
+
+ROUNDING = 256 * np.finfo(np.float64).eps  # per step, relative to the root mean square of an estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What an estimator estimates; prints as a short paragraph.
+
+    Parameters
+    ----------
+    kind : str
+        "unbiased", "proportional", "biased", or "undefined" when the gradient is zero and so is
+        the mean, so that nothing can be told apart.
+    factor : float or None
+        The mean is `factor` times the gradient, when it is.
+    relative_bias : float
+        ‖E[ĝ] − ∇J‖ / ‖∇J‖; infinite when only the gradient is zero.
+    cosine : float or None
+        Between the mean and the gradient; None when one of them is zero.
+    bias : array (D,)
+        E[ĝ] − ∇J.
+    gradient : array (D,)
+        ∇J.
+    objective : Objective
+        Whose gradient.
+    moments : Moments
+        Of the estimate.
+    rounding : array (D,)
+        What counted as zero.
+    """
+
+    kind: str
+    factor: float | None
+    relative_bias: float
+    cosine: float | None
+    bias: np.ndarray
+    gradient: np.ndarray
+    objective: Any
+    moments: Moments
+    rounding: np.ndarray
+
+    def __str__(self):
+        name = type(self.objective).__name__
+        if self.kind == "unbiased":
+            return f"unbiased for the gradient of {name}: largest difference {np.abs(self.bias).max():.1e} is rounding"
+        if self.kind == "undefined":
+            return f"undefined for the gradient of {name}: it is zero here, and so is the mean of the estimate"
+        if self.kind == "proportional":
+            return f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
+        cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
+        worst = int(np.argmax(np.abs(self.bias)))
+        return (
+            f"biased for the gradient of {name}: relative bias {self.relative_bias:.3g}{cosine}; worst component {worst}: mean "
+            f"{self.moments.mean[worst]:.6g}, gradient {self.gradient[worst]:.6g}"
+        )
+
+
+def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, group_size=1, behaviour=None):
+    """Decide what an estimator estimates, by its exact moments.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        Any of the family.
+    mdp, policy, theta
+        The problem, small enough to be listed.
+    objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
+        Whose gradient it should be.
+    prompts, group_size, behaviour
+        As in `moments_by_enumeration`.
+
+    Returns
+    -------
+    Verdict
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples
+    >>> mdp, policy = examples.referee(horizon=2), TabularSoftmax(3, 3)
+    >>> theta = np.linspace(-1, 1, 9)
+    >>> print(judge(algorithms.reinforce(), mdp, policy, theta))
+    unbiased for the gradient of Discounted: largest difference ... is rounding
+    >>> print(judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2))
+    proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
+    """
+    moments = moments_by_enumeration(
+        estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour
+    )
+    return verdict_of(moments, exact_gradient(mdp, policy, theta, objective=objective), objective)
+
+
+def verdict_of(moments, gradient, objective):
+    """Compare exact moments with an exact gradient.
+
+    Parameters
+    ----------
+    moments : Moments
+        Of the estimate.
+    gradient : array (D,)
+        ∇J.
+    objective : Objective
+        Its name.
+
+    Returns
+    -------
+    Verdict
+    """
+    mean, bias = moments.mean, moments.mean - gradient
+    scale = np.sqrt(np.maximum(moments.second_moment, gradient**2))
+    rounding = ROUNDING * max(moments.n_steps, 1) * np.maximum(scale, ROUNDING * scale.max(initial=0.0))
+    zero_gradient, zero_mean = np.all(np.abs(gradient) <= rounding), np.all(np.abs(mean) <= rounding)
+    size, length = float(np.linalg.norm(gradient)), float(np.linalg.norm(mean))
+    factor = float(mean @ gradient / size**2) if not zero_gradient else None
+    if zero_gradient and zero_mean:
+        kind, factor = "undefined", None
+    elif np.all(np.abs(bias) <= rounding):
+        kind, factor = "unbiased", 1.0
+    elif (
+        factor is not None
+        and not zero_mean
+        and np.all(np.abs(mean - factor * gradient) <= (1 + abs(factor)) * rounding)
+    ):
+        kind = "proportional"
+    else:
+        kind, factor = "biased", None
+    return Verdict(
+        kind=kind,
+        factor=factor,
+        relative_bias=float(np.linalg.norm(bias)) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
+        cosine=None if zero_gradient or zero_mean else float(np.clip(mean @ gradient / size / length, -1.0, 1.0)),
+        bias=bias,
+        gradient=gradient,
+        objective=objective,
+        moments=moments,
+        rounding=rounding,
+    )
