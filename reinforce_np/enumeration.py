@@ -135,7 +135,11 @@ def count_trajectories(mdp, policy=None, theta=None):
     """
     if policy is not None:
         arguments.check_same_model(mdp, policy)
-    pi = np.ones((mdp.n_states, mdp.n_actions)) if policy is None else policy.probabilities(policy.real_theta(theta))
+    pi = (
+        np.ones((mdp.n_states, mdp.n_actions))
+        if policy is None
+        else np.exp(policy.log_probabilities(policy.real_theta(theta)))
+    )
     possible = graph.possible_outcomes(mdp, pi)
     horizon = _longest_episode(mdp, possible) if mdp.horizon is None else mdp.horizon
     ends = (possible & mdp.terminated).sum(axis=(1, 2)).astype(object)

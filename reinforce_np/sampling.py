@@ -99,10 +99,10 @@ def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, execut
     tables = sampling_tables(mdp, policy, theta, behaviour)
     seed = seed_sequence(rng)
     size = block_size(mdp.horizon, group_size)
-    jobs = [
+    jobs = (
         (tables, seed.entropy, (*seed.spawn_key, i), first, min(size, n - first), group_size)
         for i, first in enumerate(range(0, max(n, 1), size))
-    ]
+    )
     return _run(jobs, executor)
 
 

@@ -222,9 +222,7 @@ def gae(critic, lam, bootstrap=False):
         return (1 - lam) * sum(lam**j * a for j, a in enumerate(terms[:-1])) + lam ** (last - 1) * terms[-1]
 
     def advantage(data, rewards, log_pi0):
-        return [
-            [one(e, r, data.gamma, t) for t in range(len(e))] for r, e in zip(rewards, data.episodes, strict=True)
-        ]
+        return [[one(e, r, data.gamma, t) for t in range(len(e))] for r, e in zip(rewards, data.episodes, strict=True)]
 
     return advantage
 
@@ -264,9 +262,7 @@ def group_mean():
 
     def advantage(data, rewards, log_pi0):
         R = [whole_return(r, data.gamma) for r in rewards]
-        return [
-            [R[n] - mean([R[m] for m in members])] * len(rewards[n]) for n, members in enumerate(groups_of(data))
-        ]
+        return [[R[n] - mean([R[m] for m in members])] * len(rewards[n]) for n, members in enumerate(groups_of(data))]
 
     advantage.from_start = True
     return advantage
@@ -359,9 +355,7 @@ def kl(reference, beta, kind, place, corrected=False):
     def term(log_pi, e, t):
         s, a = e.states[t], e.actions[t]
         if kind == "full":
-            return -beta * sum(
-                cmath.exp(lp) * (lp - lr) for lp, lr in zip(log_pi[s], reference[s], strict=True)
-            )
+            return -beta * sum(cmath.exp(lp) * (lp - lr) for lp, lr in zip(log_pi[s], reference[s], strict=True))
         d = log_pi[s][a] - reference[s][a]
         k = {"k1": d, "k2": d * d / 2, "k3": cmath.exp(-d) - 1 + d}[kind]
         return -beta * (ratio(log_pi, e, t) * k if corrected else k)

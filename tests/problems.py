@@ -42,11 +42,7 @@ class Problem(NamedTuple):
 def grid(draw, shape, low, high, step):
     """Draw an array of multiples of `step` in [low, high]."""
     n = int(np.prod(shape))
-    numbers = draw(
-        st.lists(
-            st.integers(round(low / step), round(high / step)), min_size=n, max_size=n
-        )
-    )
+    numbers = draw(st.lists(st.integers(round(low / step), round(high / step)), min_size=n, max_size=n))
     return step * np.array(numbers, dtype=float).reshape(shape)
 
 
@@ -54,9 +50,7 @@ def count(mdp):
     """The number of trajectories of positive probability: a loop over states and steps."""
     n = np.ones(mdp.n_states)
     for _ in range(mdp.horizon or 0):
-        n = (
-            (mdp.probability > 0) * np.where(mdp.terminated, 1, n[mdp.next_state])
-        ).sum(axis=(1, 2))
+        n = ((mdp.probability > 0) * np.where(mdp.terminated, 1, n[mdp.next_state])).sum(axis=(1, 2))
     return n[mdp.initial > 0].sum()
 
 
@@ -71,9 +65,7 @@ def mdps(draw, horizons=(0, 1, 2, 3, 4), gammas=GAMMAS, limit=LIMIT):
     S, A, K = draw(st.integers(2, 3)), draw(st.integers(2, 3)), draw(st.integers(2, 3))
     weight = np.round(grid(draw, (S, A, K), 0, 3, 1))
     weight[..., 0] += weight.sum(axis=2) == 0
-    next_state = draw(
-        st.lists(st.integers(0, S - 1), min_size=S * A * K, max_size=S * A * K)
-    )
+    next_state = draw(st.lists(st.integers(0, S - 1), min_size=S * A * K, max_size=S * A * K))
     next_state = np.array(next_state).reshape(S, A, K)
     terminated = grid(draw, (S, A, K), 0, 3, 1) == 1
     reward = grid(draw, (S, A, K), -2, 4, 0.25)
@@ -108,9 +100,7 @@ def policies(draw, n_states, n_actions, *, masks=True):
         options["mask"][:, 0] = True
     if draw(st.booleans()):
         D = draw(st.integers(1, 3))
-        return LinearSoftmax(
-            grid(draw, (n_states, n_actions, D), -2, 2, 0.5), **options
-        )
+        return LinearSoftmax(grid(draw, (n_states, n_actions, D), -2, 2, 0.5), **options)
     return TabularSoftmax(n_states, n_actions, **options)
 
 
@@ -120,9 +110,7 @@ def thetas(draw, policy, *, extreme=False, shape=()):
     if not extreme or isinstance(policy, LinearSoftmax):
         return grid(draw, (*shape, policy.n_parameters), -2, 2, 0.25)
     n = policy.n_parameters
-    logits = policy.temperature * np.array(
-        draw(st.lists(st.sampled_from(EXTREMES), min_size=n, max_size=n))
-    )
+    logits = policy.temperature * np.array(draw(st.lists(st.sampled_from(EXTREMES), min_size=n, max_size=n)))
     logits = logits.reshape(policy.n_states, policy.n_actions)
     logits[:, 1:][grid(draw, logits[:, 1:].shape, 0, 4, 1) == 4] = -np.inf
     return logits.ravel()
@@ -133,9 +121,7 @@ def problems(draw, *, extreme=False, masks=True, **options):
     """Triples (mdp, policy, theta); `options` go to `mdps`."""
     mdp = draw(mdps(**options))
     policy = draw(policies(mdp.n_states, mdp.n_actions, masks=masks))
-    return Problem(
-        mdp, policy, draw(thetas(policy, extreme=extreme and draw(st.booleans())))
-    )
+    return Problem(mdp, policy, draw(thetas(policy, extreme=extreme and draw(st.booleans()))))
 
 
 def find(strategy, wanted):
@@ -143,9 +129,7 @@ def find(strategy, wanted):
     return hypothesis.find(
         strategy,
         wanted,
-        settings=hypothesis.settings(
-            phases=[hypothesis.Phase.generate], max_examples=1000
-        ),
+        settings=hypothesis.settings(phases=[hypothesis.Phase.generate], max_examples=1000),
     )
 
 
@@ -165,18 +149,9 @@ def features(policy):
 def logits_by_loops(policy, theta):
     """The logits as lists, -inf where masked."""
     S, A = policy.n_states, policy.n_actions
-    z = (
-        np.array(theta, dtype=float).reshape(S, A)
-        if isinstance(policy, TabularSoftmax)
-        else policy.features @ theta
-    )
+    z = np.array(theta, dtype=float).reshape(S, A) if isinstance(policy, TabularSoftmax) else policy.features @ theta
     return [
-        [
-            -np.inf
-            if policy.mask is not None and not policy.mask[s, a]
-            else float(z[s][a])
-            for a in range(A)
-        ]
+        [-np.inf if policy.mask is not None and not policy.mask[s, a] else float(z[s][a]) for a in range(A)]
         for s in range(S)
     ]
 
@@ -214,11 +189,7 @@ def reward_scale(mdp):
 
 def gradient_scale(problem):
     """The largest term of a gradient: return times score, summed over the steps."""
-    return (
-        reward_scale(problem.mdp)
-        * (problem.mdp.horizon or 1)
-        * np.abs(problem.policy.score(problem.theta)).max()
-    )
+    return reward_scale(problem.mdp) * (problem.mdp.horizon or 1) * np.abs(problem.policy.score(problem.theta)).max()
 
 
 HORIZONS = {
@@ -258,15 +229,9 @@ def fixed_problems():
         LinearSoftmax(examples.baxter_bartlett_features(), temperature=0.5),
         np.array([1.0, -0.5, 0.25, 2.0]),
     )
-    result["referee, cold and masked"] = Problem(
-        referee, TabularSoftmax(3, 3, temperature=0.5, mask=mask), uneven
-    )
-    result["referee, nearly deterministic"] = Problem(
-        referee, TabularSoftmax(3, 3), 300 * uneven
-    )
-    result["referee, undiscounted"] = Problem(
-        referee.replace(gamma=1.0), TabularSoftmax(3, 3), uneven
-    )
+    result["referee, cold and masked"] = Problem(referee, TabularSoftmax(3, 3, temperature=0.5, mask=mask), uneven)
+    result["referee, nearly deterministic"] = Problem(referee, TabularSoftmax(3, 3), 300 * uneven)
+    result["referee, undiscounted"] = Problem(referee.replace(gamma=1.0), TabularSoftmax(3, 3), uneven)
     return result
 
 

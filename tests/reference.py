@@ -220,7 +220,9 @@ def reinforce(steps, score, gamma, kind="total", baseline=None, discounted_score
             left out (a famous mistake) when discounted_score is False
     """
     if kind not in ("total", "to_go") or (kind == "total" and not discounted_score):
-        raise ValueError(f"{kind=}, {discounted_score=}: use 'total' or 'to_go'; only 'to_go' has a gamma**t to leave out")
+        raise ValueError(
+            f"{kind=}, {discounted_score=}: use 'total' or 'to_go'; only 'to_go' has a gamma**t to leave out"
+        )
     weighted = []
     for t, (s, a, _) in enumerate(steps):
         weight = discounted_return(steps if kind == "total" else steps[t:], gamma)

@@ -23,9 +23,7 @@ from reinforce_np.arguments import TooLargeError
 
 def uniform(mdp):
     """A tabular policy and the parameters that make it uniform."""
-    return TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(
-        mdp.n_states * mdp.n_actions
-    )
+    return TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(mdp.n_states * mdp.n_actions)
 
 
 def paths(trajectories, probabilities):
@@ -93,9 +91,7 @@ def test_the_list_of_the_fixed_problems(name):
     trajectories, p = enumerate_trajectories(mdp, policy, theta)
     assert [row[:3] for row in paths(trajectories, p)] == [row[:3] for row in expected]
     exact_p = np.array([row[3] for row in expected])
-    assert np.all(
-        np.abs(p - exact_p) <= 10 * EXACT * exact_p + 1e-300
-    )  # relative: also when near exp(-600)
+    assert np.all(np.abs(p - exact_p) <= 10 * EXACT * exact_p + 1e-300)  # relative: also when near exp(-600)
 
 
 @given(problems.problems(extreme=True))
@@ -108,9 +104,7 @@ def test_the_count_is_the_length_of_the_list(problem):
         == len(enumerate_trajectories(*problem).trajectories)
         == reference.count_trajectories(mdp, table(policy, theta))
     )
-    assert count_trajectories(mdp) == reference.count_trajectories(
-        mdp, [[1] * mdp.n_actions] * mdp.n_states
-    )
+    assert count_trajectories(mdp) == reference.count_trajectories(mdp, [[1] * mdp.n_actions] * mdp.n_states)
 
 
 @given(problems.problems(extreme=True))
@@ -125,27 +119,20 @@ def test_the_record_is_complete(problem):
     mdp, policy, theta = problem
     trajectories, _ = enumerate_trajectories(*problem)
     n, t = np.nonzero(trajectories.mask)
-    log_pi = policy.log_probabilities(theta)[
-        trajectories.states[n, t], trajectories.actions[n, t]
-    ]
+    log_pi = policy.log_probabilities(theta)[trajectories.states[n, t], trajectories.actions[n, t]]
     assert np.array_equal(trajectories.log_probabilities[n, t], log_pi)
     assert np.array_equal(trajectories.truncated, ~trajectories.terminated)
     assert np.all(trajectories.lengths[trajectories.truncated] == mdp.horizon)
     assert np.array_equal(trajectories.groups, np.arange(len(trajectories)))
     for name in ("states", "actions", "rewards", "log_probabilities"):
         array = getattr(trajectories, name)
-        assert (
-            array.shape == (len(trajectories), mdp.horizon)
-            and not array[~trajectories.mask].any()
-        ), name
+        assert array.shape == (len(trajectories), mdp.horizon) and not array[~trajectories.mask].any(), name
 
 
 def test_the_order_is_lexicographic_in_state_action_and_outcome():
     """Rewards 100 s + 10 a + k name the outcomes, so the rows of rewards must be sorted."""
     state, action, outcome = np.ogrid[:3, :2, :2]
-    mdp = examples.random_mdp(
-        n_states=3, n_actions=2, n_outcomes=2, termination=0.3, horizon=3, rng=3
-    )
+    mdp = examples.random_mdp(n_states=3, n_actions=2, n_outcomes=2, termination=0.3, horizon=3, rng=3)
     mdp = mdp.replace(reward=100.0 * state + 10 * action + outcome + 1)
     rows = enumerate_trajectories(mdp, *uniform(mdp)).trajectories.rewards.tolist()
     assert len(rows) > 50 and rows == sorted(rows)
@@ -165,9 +152,7 @@ def test_without_steps_there_is_one_trajectory_for_each_start():
 
 def test_an_action_that_underflows_is_not_listed():
     mdp = examples.bandit(means=[0.0, 1.0, 2.0])
-    assert enumerate_trajectories(
-        mdp, TabularSoftmax(1, 3), [0.0, -800.0, -np.inf]
-    ).probabilities.tolist() == [1.0]
+    assert enumerate_trajectories(mdp, TabularSoftmax(1, 3), [0.0, -800.0, -np.inf]).probabilities.tolist() == [1.0]
     assert count_trajectories(mdp, TabularSoftmax(1, 3), [0.0, -800.0, -np.inf]) == 1
 
 
@@ -184,9 +169,7 @@ def test_an_action_that_underflows_is_not_listed():
 def test_the_behaviour_gives_the_probabilities(behaviour):
     mdp, policy = examples.referee(horizon=3), TabularSoftmax(3, 3)
     mu = policy.probabilities(behaviour) if behaviour.ndim == 1 else behaviour
-    trajectories, p = enumerate_trajectories(
-        mdp, policy, np.zeros(9), behaviour=behaviour
-    )
+    trajectories, p = enumerate_trajectories(mdp, policy, np.zeros(9), behaviour=behaviour)
     expected = oracle_paths(mdp, mu.tolist())
     assert [row[:3] for row in paths(trajectories, p)] == [row[:3] for row in expected]
     assert_exact(p, [row[3] for row in expected], scale=1.0)
@@ -219,9 +202,7 @@ def test_without_a_horizon_a_model_without_cycles_is_listed():
 
 
 def test_without_a_horizon_token_sequences_have_their_probabilities():
-    mdp = examples.token_sequences(
-        "ab", 2, lambda prompt, tokens: tokens.count("a"), ["x"]
-    ).replace(horizon=None)
+    mdp = examples.token_sequences("ab", 2, lambda prompt, tokens: tokens.count("a"), ["x"]).replace(horizon=None)
     trajectories, p = enumerate_trajectories(mdp, *uniform(mdp))
     assert trajectories.lengths.tolist() == [2, 2, 2, 2, 2, 2, 1]
     assert_exact(p, [1 / 9] * 6 + [1 / 3])
@@ -229,9 +210,7 @@ def test_without_a_horizon_token_sequences_have_their_probabilities():
 
 def test_the_longest_episode_may_visit_every_state():
     mdp = line(5)
-    assert enumerate_trajectories(mdp, *uniform(mdp)).trajectories.lengths.tolist() == [
-        5
-    ]
+    assert enumerate_trajectories(mdp, *uniform(mdp)).trajectories.lengths.tolist() == [5]
     assert count_trajectories(line(5, actions=2)) == 32
 
 
@@ -247,9 +226,7 @@ def test_without_a_horizon_a_cycle_is_refused():
         count_trajectories(mdp)
 
 
-@pytest.mark.parametrize(
-    "kind", ["out of reach", "of an action never taken", "of an impossible outcome"]
-)
+@pytest.mark.parametrize("kind", ["out of reach", "of an action never taken", "of an impossible outcome"])
 def test_a_cycle_that_cannot_be_entered_does_no_harm(kind):
     """State 0 goes to 1, which ends; 2 stays for ever, action 1 of state 0 stays, an outcome of probability 0 stays."""
     terminated = np.zeros((3, 2, 2), dtype=bool)
@@ -285,12 +262,8 @@ def test_counts_are_exact_however_large():
 def test_the_count_of_all_is_at_least_that_of_a_policy():
     mdp = examples.referee(horizon=3)
     theta = np.tile([0.0, -np.inf, 0.0], 3)
-    assert count_trajectories(mdp) > count_trajectories(
-        mdp, TabularSoftmax(3, 3), theta
-    )
-    assert count_trajectories(mdp) == count_trajectories(
-        mdp, TabularSoftmax(3, 3), np.zeros(9)
-    )
+    assert count_trajectories(mdp) > count_trajectories(mdp, TabularSoftmax(3, 3), theta)
+    assert count_trajectories(mdp) == count_trajectories(mdp, TabularSoftmax(3, 3), np.zeros(9))
 
 
 def test_the_limit_is_inclusive_and_the_refusal_gives_the_count_and_the_remedy():
@@ -311,9 +284,7 @@ def test_the_limit_is_inclusive_and_the_refusal_gives_the_count_and_the_remedy()
         assert part in message
 
 
-@pytest.mark.parametrize(
-    ("limit", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)]
-)
+@pytest.mark.parametrize(("limit", "error"), [(0, ValueError), (1.5, TypeError), (True, TypeError)])
 def test_a_bad_limit_is_refused(limit, error):
     mdp = examples.referee()
     with pytest.raises(error, match=f"limit={limit}"):
@@ -338,10 +309,7 @@ def test_what_is_promised_of_memory_holds():
         trajectories.rewards,
         trajectories.log_probabilities,
     )
-    assert (
-        sum(array.nbytes for array in wide)
-        == enumeration.BYTES_PER_CELL * trajectories.states.size
-    )
+    assert sum(array.nbytes for array in wide) == enumeration.BYTES_PER_CELL * trajectories.states.size
 
 
 def gridworld(side):
@@ -363,9 +331,7 @@ def test_a_huge_model_is_refused_without_enumerating(monkeypatch):
     """A hundred steps on 100 000 cells: the count stops where it exceeds the limit, at the tenth."""
     mdp = gridworld(317)
     assert mdp.n_states > 10**5
-    monkeypatch.setattr(
-        enumeration, "_cells", pytest.fail
-    )  # the first line of the work that is refused
+    monkeypatch.setattr(enumeration, "_cells", pytest.fail)  # the first line of the work that is refused
     touched = []
 
     def unique(x, **options):
@@ -379,9 +345,7 @@ def test_a_huge_model_is_refused_without_enumerating(monkeypatch):
         match=rf"{4**10} trajectories in its first 10 of 100 steps, above the limit of",
     ):
         enumerate_trajectories(mdp, *uniform(mdp))
-    assert (
-        len(touched) == 10 and sum(touched) < 4000
-    )  # only the cells within ten steps, four actions each
+    assert len(touched) == 10 and sum(touched) < 4000  # only the cells within ten steps, four actions each
 
 
 def test_a_horizon_beyond_all_memory_is_refused_at_once():

@@ -48,9 +48,7 @@ parametrize_problems = pytest.mark.parametrize("name", PROBLEMS)
 
 def uniform(mdp):
     """A tabular policy and the parameters that make it uniform."""
-    return TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(
-        mdp.n_states * mdp.n_actions
-    )
+    return TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(mdp.n_states * mdp.n_actions)
 
 
 def deterministic(mdp, actions):
@@ -75,18 +73,9 @@ def oracle_score(problem):
         lambda p: p.mdp.horizon == 0,
         lambda p: p.mdp.horizon == 4 and p.mdp.gamma == 0.5,
         lambda p: p.mdp.horizon == 3 and p.mdp.gamma == 1 and p.policy.temperature != 1,
-        lambda p: (
-            (p.mdp.probability == 0).any() and (p.mdp.probability[..., 0] < 1).any()
-        ),
-        lambda p: (
-            isinstance(p.policy, LinearSoftmax)
-            and p.policy.mask is not None
-            and p.mdp.horizon >= 2
-        ),
-        lambda p: (
-            np.ptp(p.theta[np.isfinite(p.theta)]) / p.policy.temperature > 500
-            and p.mdp.horizon >= 2
-        ),
+        lambda p: (p.mdp.probability == 0).any() and (p.mdp.probability[..., 0] < 1).any(),
+        lambda p: isinstance(p.policy, LinearSoftmax) and p.policy.mask is not None and p.mdp.horizon >= 2,
+        lambda p: np.ptp(p.theta[np.isfinite(p.theta)]) / p.policy.temperature > 500 and p.mdp.horizon >= 2,
     ],
 )
 def test_hard_cases_are_generated(wanted):
@@ -95,18 +84,10 @@ def test_hard_cases_are_generated(wanted):
 
 @given(problems.mdps(horizons=(1, 2, 3)))
 def test_generated_models_terminate_and_truncate_and_pay(mdp):
-    episodes = list(
-        reference.trajectories(
-            mdp, [[1 / mdp.n_actions] * mdp.n_actions] * mdp.n_states
-        )
-    )
+    episodes = list(reference.trajectories(mdp, [[1 / mdp.n_actions] * mdp.n_actions] * mdp.n_states))
     assert {terminated for _, _, terminated, _ in episodes} == {True, False}
     assert {len(steps) for _, steps, _, _ in episodes} >= {1, mdp.horizon}
-    assert (
-        len(set(mdp.initial)) > 1
-        and len(episodes) <= problems.LIMIT
-        or mdp.horizon == 1
-    )
+    assert (len(set(mdp.initial)) > 1 and len(episodes) <= problems.LIMIT) or mdp.horizon == 1
 
 
 # Against the oracle.
@@ -116,13 +97,9 @@ def test_generated_models_terminate_and_truncate_and_pay(mdp):
 def test_objective_is_the_mean_return_over_all_trajectories(problem):
     mdp, policy, theta = problem
     pi = table(policy, theta)
-    assert_exact(
-        exact.objective(*problem), reference.objective(mdp, pi), scale=reward_scale(mdp)
-    )
+    assert_exact(exact.objective(*problem), reference.objective(mdp, pi), scale=reward_scale(mdp))
     undiscounted = exact.objective(*problem, objective=Undiscounted())
-    assert_exact(
-        undiscounted, reference.objective(mdp, pi, gamma=1), scale=reward_scale(mdp)
-    )
+    assert_exact(undiscounted, reference.objective(mdp, pi, gamma=1), scale=reward_scale(mdp))
 
 
 @given(problems.problems(extreme=True))
@@ -137,17 +114,13 @@ def test_values_and_action_values_are_the_oracles(problem):
     Q = Q.reshape(T, S, A)  # says the shape when the horizon is 0
     assert_exact(exact.values(*problem), V, scale=reward_scale(mdp))
     assert_exact(exact.action_values(*problem), Q, scale=reward_scale(mdp))
-    assert_exact(
-        exact.advantages(*problem), Q - V[:-1, :, None], scale=reward_scale(mdp)
-    )
+    assert_exact(exact.advantages(*problem), Q - V[:-1, :, None], scale=reward_scale(mdp))
 
 
 @given(problems.problems(extreme=True))
 def test_occupancy_is_the_oracles(problem):
     mdp, policy, theta = problem
-    expected = np.array(
-        reference.occupancy(mdp, table(policy, theta)), dtype=float
-    ).reshape(mdp.horizon, mdp.n_states)
+    expected = np.array(reference.occupancy(mdp, table(policy, theta)), dtype=float).reshape(mdp.horizon, mdp.n_states)
     assert_exact(exact.occupancy(*problem), expected, scale=1.0)
 
 
@@ -181,9 +154,7 @@ def test_enumeration_agrees_with_the_recursion(problem, objective):
 @given(problems.problems(extreme=True), st.sampled_from(OBJECTIVES))
 def test_gradient_is_the_complex_step_of_the_objective(problem, objective):
     mdp, policy, theta = problem
-    expected = complex_step(
-        lambda x: exact.objective(mdp, policy, x, objective=objective), theta
-    )
+    expected = complex_step(lambda x: exact.objective(mdp, policy, x, objective=objective), theta)
     assert_exact(
         exact.gradient(*problem, objective=objective),
         expected,
@@ -194,14 +165,8 @@ def test_gradient_is_the_complex_step_of_the_objective(problem, objective):
 @given(problems.problems(extreme=True), st.sampled_from(OBJECTIVES))
 def test_hessian_is_the_complex_step_of_the_gradient(problem, objective):
     mdp, policy, theta = problem
-    expected = complex_step(
-        lambda x: exact.gradient(mdp, policy, x, objective=objective), theta
-    )
-    scale = (
-        gradient_scale(problem)
-        * max(mdp.horizon, 1)
-        * np.abs(policy.score(theta)).max()
-    )
+    expected = complex_step(lambda x: exact.gradient(mdp, policy, x, objective=objective), theta)
+    scale = gradient_scale(problem) * max(mdp.horizon, 1) * np.abs(policy.score(theta)).max()
     assert_exact(exact.hessian(*problem, objective=objective), expected, scale=scale)
     assert np.array_equal(exact.hessian(*problem), exact.hessian(*problem).T)
 
@@ -228,9 +193,7 @@ def test_all_routes_to_the_gradient_agree(name):
     problem = PROBLEMS[name]
     mdp, policy, theta = problem
     g = exact.gradient(*problem)
-    assert_exact(
-        enumerated.gradient_by_enumeration(*problem), g, scale=gradient_scale(problem)
-    )
+    assert_exact(enumerated.gradient_by_enumeration(*problem), g, scale=gradient_scale(problem))
     assert_exact(
         complex_step(lambda x: exact.objective(mdp, policy, x), theta),
         g,
@@ -239,10 +202,7 @@ def test_all_routes_to_the_gradient_agree(name):
     step = 1e-5
     for d in range(min(3, len(theta))):
         e = step * np.eye(len(theta))[d]
-        slope = (
-            exact.objective(mdp, policy, theta + e)
-            - exact.objective(mdp, policy, theta - e)
-        ) / (2 * step)
+        slope = (exact.objective(mdp, policy, theta + e) - exact.objective(mdp, policy, theta - e)) / (2 * step)
         assert abs(slope - g[d]) < DIFFERENCE * gradient_scale(problem)
 
 
@@ -262,9 +222,7 @@ def test_hessian_of_the_fixed_problems(name):
 
 
 @given(problems.problems(extreme=True), st.sampled_from(OBJECTIVES))
-def test_the_objective_is_the_mean_value_of_the_start_and_the_reward_of_the_visits(
-    problem, objective
-):
+def test_the_objective_is_the_mean_value_of_the_start_and_the_reward_of_the_visits(problem, objective):
     mdp, policy, theta = problem
     J = exact.objective(*problem, objective=objective)
     assert_exact(
@@ -289,18 +247,14 @@ def test_score_weights_are_occupancy_times_policy_times_action_values(problem):
         problem.policy.probabilities(problem.theta),
         exact.action_values(*problem),
     )
-    assert_exact(
-        W, expected, scale=reward_scale(problem.mdp) * max(problem.mdp.horizon, 1)
-    )
+    assert_exact(W, expected, scale=reward_scale(problem.mdp) * max(problem.mdp.horizon, 1))
 
 
 @given(problems.problems(extreme=True))
 def test_mean_advantages_are_zero(problem):
     pi = problem.policy.probabilities(problem.theta)
     A = exact.advantages(*problem)
-    assert_exact(
-        (pi * A).sum(axis=-1), np.zeros(A.shape[:2]), scale=reward_scale(problem.mdp)
-    )
+    assert_exact((pi * A).sum(axis=-1), np.zeros(A.shape[:2]), scale=reward_scale(problem.mdp))
 
 
 @given(problems.problems(), st.sampled_from(QUANTITIES + SECOND))
@@ -322,10 +276,7 @@ def test_a_horizon_of_k_is_k_sweeps_of_policy_evaluation(problem):
             sum(p * v for p, v in zip(mdp.initial, V, strict=True)),
             scale=5 * np.abs(mdp.reward).max(),
         )
-        V = [
-            sum(pi[s][a] * q for a, q in enumerate(row))
-            for s, row in enumerate(sweep(mdp, V))
-        ]
+        V = [sum(pi[s][a] * q for a, q in enumerate(row)) for s, row in enumerate(sweep(mdp, V))]
 
 
 def sweep(mdp, V):
@@ -352,9 +303,7 @@ def sweep(mdp, V):
 def test_the_names_of_the_states_do_not_matter(problem, data):
     mdp, policy, theta = problem
     assume(isinstance(policy, TabularSoftmax))
-    order = np.array(
-        data.draw(st.permutations(range(mdp.n_states)))
-    )  # new state i is old state order[i]
+    order = np.array(data.draw(st.permutations(range(mdp.n_states))))  # new state i is old state order[i]
     renamed = FiniteMDP(
         mdp.probability[order],
         np.argsort(order)[mdp.next_state[order]],
@@ -390,18 +339,14 @@ def test_an_outcome_may_be_split_in_two(problem, name):
         for f in ("next_state", "reward", "terminated")
     }
     split = mdp.replace(
-        probability=np.concatenate(
-            [mdp.probability[..., :-1], 0.25 * last, 0.75 * last], axis=2
-        ),
+        probability=np.concatenate([mdp.probability[..., :-1], 0.25 * last, 0.75 * last], axis=2),
         **fields,
     )
     expected = getattr(exact, name)(*problem)
     scale = (
         np.abs(expected).max() if name != "natural_gradient" else 1e4
     )  # F is singular: its inverse amplifies rounding
-    assert_exact(
-        getattr(exact, name)(split, policy, theta), expected, scale=scale + 100.0
-    )
+    assert_exact(getattr(exact, name)(split, policy, theta), expected, scale=scale + 100.0)
 
 
 @given(
@@ -415,18 +360,14 @@ def test_impossible_outcomes_do_not_matter(problem, name):
         reward=np.where(impossible, 99.0, mdp.reward),
         terminated=mdp.terminated ^ impossible,
     )
-    assert_exact(
-        getattr(exact, name)(changed, policy, theta), getattr(exact, name)(*problem)
-    )
+    assert_exact(getattr(exact, name)(changed, policy, theta), getattr(exact, name)(*problem))
 
 
 @given(problems.problems(gammas=(0.5,)), st.floats(-3, 3))
 def test_rewards_are_linear(problem, factor):
     mdp, policy, theta = problem
     for name in ("objective", "gradient", "hessian"):
-        scaled = getattr(exact, name)(
-            mdp.replace(reward=factor * mdp.reward), policy, theta
-        )
+        scaled = getattr(exact, name)(mdp.replace(reward=factor * mdp.reward), policy, theta)
         assert_exact(scaled, factor * getattr(exact, name)(*problem), scale=1e3)
 
 
@@ -441,9 +382,7 @@ def test_a_batch_of_parameters_is_a_loop(name, horizon):
     batch = np.sin(np.arange(54.0)).reshape(2, 3, 9)
     answer = getattr(exact, name)(mdp, policy, batch)
     for i, j in itertools.product(range(2), range(3)):
-        assert_exact(
-            answer[i, j], getattr(exact, name)(mdp, policy, batch[i, j]), scale=30.0
-        )
+        assert_exact(answer[i, j], getattr(exact, name)(mdp, policy, batch[i, j]), scale=30.0)
 
 
 @given(
@@ -457,28 +396,20 @@ def test_complex_parameters_without_an_imaginary_part_change_nothing(problem, na
         getattr(exact, name)(mdp, policy, theta.astype(complex)),
     )
     assert answer.dtype == complex
-    assert_exact(
-        answer, real, scale=np.abs(real).max(initial=0.0) + gradient_scale(problem)
-    )
+    assert_exact(answer, real, scale=np.abs(real).max(initial=0.0) + gradient_scale(problem))
     assert np.all(answer.imag == 0)
 
 
-@pytest.mark.parametrize(
-    "name", ["objective", "values", "action_values", "occupancy", "gradient"]
-)
+@pytest.mark.parametrize("name", ["objective", "values", "action_values", "occupancy", "gradient"])
 def test_long_and_absent_horizons_agree_for_complex_parameters(name):
     theta = np.sin(np.arange(9.0)) + 0.01j * np.cos(np.arange(9.0))
-    long = getattr(exact, name)(
-        examples.referee(gamma=0.5, horizon=60), TabularSoftmax(3, 3), theta
-    )
+    long = getattr(exact, name)(examples.referee(gamma=0.5, horizon=60), TabularSoftmax(3, 3), theta)
     if name in ("values", "action_values"):
         long = long[0]
     if name == "occupancy":
         long = long.sum(axis=0)
     assert_exact(
-        getattr(exact, name)(
-            examples.referee(gamma=0.5, horizon=None), TabularSoftmax(3, 3), theta
-        ),
+        getattr(exact, name)(examples.referee(gamma=0.5, horizon=None), TabularSoftmax(3, 3), theta),
         long,
         scale=100.0,
     )
@@ -518,9 +449,7 @@ def test_one_step_counts_in_full_whatever_gamma_is():
 def test_no_horizon_is_the_limit_of_long_ones(problem):
     mdp, policy, theta = problem
     long = (mdp.replace(horizon=120), policy, theta)  # 0.7^120 < 1e-18
-    scale = (
-        20 * np.abs(mdp.reward).max() * max(1.0, np.abs(policy.score(theta)).max()) ** 2
-    )
+    scale = 20 * np.abs(mdp.reward).max() * max(1.0, np.abs(policy.score(theta)).max()) ** 2
     for name in ("objective", "gradient", "hessian", "fisher_information"):
         assert_exact(
             getattr(exact, name)(*problem),
@@ -528,18 +457,12 @@ def test_no_horizon_is_the_limit_of_long_ones(problem):
             scale=10 * scale,
         )
     assert_exact(exact.values(*problem), exact.values(*long)[0], scale=scale)
-    assert_exact(
-        exact.action_values(*problem), exact.action_values(*long)[0], scale=scale
-    )
+    assert_exact(exact.action_values(*problem), exact.action_values(*long)[0], scale=scale)
     assert_exact(exact.advantages(*problem), exact.advantages(*long)[0], scale=scale)
-    assert_exact(
-        exact.occupancy(*problem), exact.occupancy(*long).sum(axis=0), scale=scale
-    )
+    assert_exact(exact.occupancy(*problem), exact.occupancy(*long).sum(axis=0), scale=scale)
 
 
-@pytest.mark.parametrize(
-    "name", [*QUANTITIES, "hessian", "fisher_information", "natural_gradient"]
-)
+@pytest.mark.parametrize("name", [*QUANTITIES, "hessian", "fisher_information", "natural_gradient"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_undiscounted_without_a_horizon_is_the_limit_of_long_ones(name, objective):
     endless, long = (
@@ -654,10 +577,7 @@ def test_a_state_out_of_reach_that_never_terminates_makes_nothing_singular():
     assert exact.occupancy(*problem).tolist() == [1.0, 0.0]
     assert exact.gradient(*problem).tolist() == [0.0, 0.0]
     assert exact.natural_gradient(*problem).tolist() == [0.0, 0.0]
-    assert (
-        not exact.hessian(*problem).any()
-        and not exact.fisher_information(*problem).any()
-    )
+    assert not exact.hessian(*problem).any() and not exact.fisher_information(*problem).any()
 
 
 @pytest.mark.parametrize("gamma", [0.9, 1.0])
@@ -673,9 +593,7 @@ def test_states_out_of_reach_do_not_matter_to_the_objective_and_its_derivatives(
     ):
         fields[name] = np.concatenate([getattr(inner, name), np.tile(extra, (2, 3, 1))])
     fields["next_state"][4] = [0, 3]
-    outer = FiniteMDP(
-        **fields, initial=[*inner.initial, 0, 0], gamma=gamma, horizon=None
-    )
+    outer = FiniteMDP(**fields, initial=[*inner.initial, 0, 0], gamma=gamma, horizon=None)
     theta = np.sin(np.arange(15.0))
     small, large = (
         (inner, TabularSoftmax(3, 3), theta[:9]),
@@ -685,9 +603,7 @@ def test_states_out_of_reach_do_not_matter_to_the_objective_and_its_derivatives(
     assert_exact(exact.occupancy(*large), np.append(exact.occupancy(*small), [0, 0]))
     assert_exact(exact.gradient(*large), np.append(exact.gradient(*small), np.zeros(6)))
     for name in ("hessian", "fisher_information"):
-        assert_exact(
-            getattr(exact, name)(*large), np.pad(getattr(exact, name)(*small), (0, 6))
-        )
+        assert_exact(getattr(exact, name)(*large), np.pad(getattr(exact, name)(*small), (0, 6)))
 
 
 def test_a_policy_that_cannot_take_the_way_out_is_refused():
@@ -772,22 +688,15 @@ def test_a_batch_of_policies_is_judged_one_by_one(name):
             getattr(exact, name)(mdp, policy, batch)
     else:
         answer = getattr(exact, name)(mdp, policy, batch)
-        assert_exact(
-            answer, [getattr(exact, name)(mdp, policy, theta) for theta in batch]
-        )
+        assert_exact(answer, [getattr(exact, name)(mdp, policy, theta) for theta in batch])
 
 
 @pytest.mark.parametrize("name", QUANTITIES)
 def test_a_batch_of_policies_may_end_in_different_ways(name):
     """Of the two actions one policy takes only the first, the other only the second; each can end."""
     mdp = examples.bandit(means=[1.0, 3.0]).replace(horizon=None)
-    answer = getattr(exact, name)(
-        mdp, TabularSoftmax(1, 2), [[0.0, -np.inf], [-np.inf, 0.0]]
-    )
-    expected = [
-        getattr(exact, name)(mdp, TabularSoftmax(1, 2), theta)
-        for theta in ([0.0, -np.inf], [-np.inf, 0.0])
-    ]
+    answer = getattr(exact, name)(mdp, TabularSoftmax(1, 2), [[0.0, -np.inf], [-np.inf, 0.0]])
+    expected = [getattr(exact, name)(mdp, TabularSoftmax(1, 2), theta) for theta in ([0.0, -np.inf], [-np.inf, 0.0])]
     assert_exact(answer, expected, scale=3.0)
 
 
@@ -814,12 +723,8 @@ def test_discounted_fisher_information_counts_each_step_by_its_discount(problem)
         reference.occupancy(mdp, table(policy, theta)),
     )
     F = np.zeros((policy.n_parameters, policy.n_parameters))
-    for t, s, a in itertools.product(
-        range(mdp.horizon), range(mdp.n_states), range(mdp.n_actions)
-    ):
-        F += (
-            float(d[t][s]) * table(policy, theta)[s][a] * np.outer(psi[s, a], psi[s, a])
-        )
+    for t, s, a in itertools.product(range(mdp.horizon), range(mdp.n_states), range(mdp.n_actions)):
+        F += float(d[t][s]) * table(policy, theta)[s][a] * np.outer(psi[s, a], psi[s, a])
     assert_exact(
         exact.fisher_information(*problem),
         F,
@@ -831,9 +736,7 @@ def test_discounted_fisher_information_counts_each_step_by_its_discount(problem)
 def test_natural_gradient_of_a_bandit_is_its_rewards_minus_their_mean(temperature):
     """At temperature τ the least solution is τ (r − mean of r)."""
     mdp = examples.bandit(means=[1.0, 2.0, -0.5])
-    g = exact.natural_gradient(
-        mdp, TabularSoftmax(1, 3, temperature=temperature), [0.3, -0.2, 0.5]
-    )
+    g = exact.natural_gradient(mdp, TabularSoftmax(1, 3, temperature=temperature), [0.3, -0.2, 0.5])
     assert_exact(g, temperature * (np.array([1.0, 2.0, -0.5]) - 2.5 / 3), scale=10.0)
 
 
@@ -920,9 +823,7 @@ def test_values_of_the_short_corridor():
     mdp = examples.short_corridor()
     p = 2 - np.sqrt(2)
     policy, theta = LinearSoftmax(examples.action_features(4, 2)), np.log([p, 1 - p])
-    assert_exact(
-        exact.values(mdp, policy, theta)[0], -(6 + 4 * np.sqrt(2)), scale=100.0
-    )
+    assert_exact(exact.values(mdp, policy, theta)[0], -(6 + 4 * np.sqrt(2)), scale=100.0)
     assert_exact(exact.gradient(mdp, policy, theta), [0.0, 0.0], scale=100.0)
     assert_exact(
         exact.gradient(mdp, policy, [0.0, 0.0])[0],
@@ -949,9 +850,7 @@ def test_values_of_the_three_state_chain_and_of_the_river():
     chain, river = examples.baxter_bartlett(), examples.river_swim()
     assert_exact(exact.values(chain, *deterministic(chain, [1, 1, 1])), [8.0] * 3)
     assert_exact(exact.values(chain, *uniform(chain)), [5.0] * 3)
-    assert_exact(
-        exact.values(river, *deterministic(river, [0] * 6)), 100 * 0.95 ** np.arange(6)
-    )
+    assert_exact(exact.values(river, *deterministic(river, [0] * 6)), 100 * 0.95 ** np.arange(6))
 
 
 def test_values_and_gradient_of_the_delayed_chain():
@@ -961,9 +860,7 @@ def test_values_and_gradient_of_the_delayed_chain():
     J = 0.125 * p.prod()
     g = J * (1 - p)
     assert_exact(exact.objective(mdp, policy, theta), J)
-    assert_exact(
-        exact.gradient(mdp, policy, theta), [*np.stack([g, -g], axis=1).ravel(), 0, 0]
-    )
+    assert_exact(exact.gradient(mdp, policy, theta), [*np.stack([g, -g], axis=1).ravel(), 0, 0])
 
 
 def test_objective_of_the_referee_and_of_the_copy_task():
@@ -1002,9 +899,7 @@ def test_bad_parameters_are_refused(name):
     with pytest.raises(ValueError, match=r"theta has shape \(5,\)"):
         getattr(exact, name)(examples.referee(), TabularSoftmax(3, 3), np.zeros(5))
     with pytest.raises(ValueError, match=r"theta\[2\]=nan"):
-        getattr(exact, name)(
-            examples.referee(), TabularSoftmax(3, 3), [0, 0, np.nan, 0, 0, 0, 0, 0, 0]
-        )
+        getattr(exact, name)(examples.referee(), TabularSoftmax(3, 3), [0, 0, np.nan, 0, 0, 0, 0, 0, 0])
 
 
 @pytest.mark.parametrize("name", ["fisher_information", "natural_gradient", "hessian"])
@@ -1015,18 +910,12 @@ def test_second_derivatives_refuse_a_batch(name):
 
 def test_hessian_refuses_complex_parameters_and_no_columns():
     with pytest.raises(TypeError, match="theta holds complex128 values"):
-        exact.hessian(
-            examples.referee(), TabularSoftmax(3, 3), np.zeros(9, dtype=complex)
-        )
-    with pytest.raises(
-        ValueError, match="columns=0 is out of range; it must be at least 1"
-    ):
+        exact.hessian(examples.referee(), TabularSoftmax(3, 3), np.zeros(9, dtype=complex))
+    with pytest.raises(ValueError, match="columns=0 is out of range; it must be at least 1"):
         exact.hessian(examples.referee(), TabularSoftmax(3, 3), np.zeros(9), columns=0)
 
 
-@pytest.mark.parametrize(
-    ("damping", "error"), [(-1.0, ValueError), (np.nan, ValueError), ("a", TypeError)]
-)
+@pytest.mark.parametrize(("damping", "error"), [(-1.0, ValueError), (np.nan, ValueError), ("a", TypeError)])
 def test_bad_damping_is_refused(damping, error):
     mdp = examples.bandit(means=[0.0, 1.0])
     with pytest.raises(error, match="damping="):
@@ -1048,12 +937,8 @@ def test_nothing_of_the_size_of_all_pairs_of_states_is_built():
     )
     J = sum(0.5**t * 0.5 for t in range(10))
     assert_exact(exact.objective(mdp, *uniform(mdp)), J)
-    g = exact.gradient(
-        mdp, *uniform(mdp)
-    )  # action 1 is worth its reward of 1, and leads to the same future
-    d = np.array(
-        [sum(0.5**t * count for t, count in enumerate(row)) for row in binomial(10)]
-    )
+    g = exact.gradient(mdp, *uniform(mdp))  # action 1 is worth its reward of 1, and leads to the same future
+    d = np.array([sum(0.5**t * count for t, count in enumerate(row)) for row in binomial(10)])
     assert_exact(g.reshape(S, 2)[:10], 0.25 * d[:, None] * [-1.0, 1.0])
     assert not g[20:].any()
 

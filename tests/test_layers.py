@@ -20,22 +20,14 @@ ENTRY = "__main__"  # above every layer
 
 def layers():
     """The layer of each module, read from the picture in the package's docstring: the lines `names    description`."""
-    lines = re.findall(
-        r"^    (\w+(?:, \w+)*)  +\S", reinforce_np.__doc__, flags=re.MULTILINE
-    )
-    return {LEAF: -1, ENTRY: len(lines)} | {
-        name: i for i, line in enumerate(lines) for name in line.split(", ")
-    }
+    lines = re.findall(r"^    (\w+(?:, \w+)*)  +\S", reinforce_np.__doc__, flags=re.MULTILINE)
+    return {LEAF: -1, ENTRY: len(lines)} | {name: i for i, line in enumerate(lines) for name in line.split(", ")}
 
 
 def modules():
     """The files of the package except its front page, by layer name: (first part of the dotted name, path)."""
-    files = [
-        path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"
-    ]
-    return [
-        (path.relative_to(ROOT).parts[0].removesuffix(".py"), path) for path in files
-    ]
+    files = [path for path in sorted(ROOT.rglob("*.py")) if path != ROOT / "__init__.py"]
+    return [(path.relative_to(ROOT).parts[0].removesuffix(".py"), path) for path in files]
 
 
 def imported(path):
@@ -45,9 +37,7 @@ def imported(path):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         if isinstance(node, ast.ImportFrom):
-            assert not node.level, (
-                f"{path}: line {node.lineno} is a relative import; write the full name"
-            )
+            assert not node.level, f"{path}: line {node.lineno} is a relative import; write the full name"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
 
@@ -60,20 +50,8 @@ def parts(path):
 
 def test_the_picture_of_the_layers_is_read():
     order = layers()
-    assert (
-        order["mdp"]
-        < order["examples"]
-        < order["policies"]
-        < order["trajectories"]
-        < order["sampling"]
-    )
-    assert (
-        order["sampling"]
-        == order["enumeration"]
-        < order["estimators"]
-        < order["exact"]
-        < order["checks"]
-    )
+    assert order["mdp"] < order["examples"] < order["policies"] < order["trajectories"] < order["sampling"]
+    assert order["sampling"] == order["enumeration"] < order["estimators"] < order["exact"] < order["checks"]
     assert order["checks"] < order["command_line"]
 
 
@@ -93,20 +71,14 @@ def test_imports_never_go_up(path):
 def test_a_forbidden_import_would_be_seen(tmp_path):
     """The negative control, also for an import inside a function."""
     module = tmp_path / "policies.py"
-    module.write_text(
-        "def f():\n    from reinforce_np.exact import values\n    from reinforce_np import checks\n"
-    )
+    module.write_text("def f():\n    from reinforce_np.exact import values\n    from reinforce_np import checks\n")
     assert parts(module) == {"exact", "checks"}
 
 
 def run(code):
     """What a fresh interpreter prints, as JSON."""
     command = [sys.executable, "-c", code]
-    return json.loads(
-        subprocess.run(
-            command, capture_output=True, text=True, check=True, cwd=ROOT.parent
-        ).stdout
-    )
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent).stdout)
 
 
 def test_importing_the_package_imports_only_numpy_and_the_standard_library():
@@ -146,23 +118,13 @@ def public():
     )
     found = {f"reinforce_np.{name}": getattr(reinforce_np, name) for name in names}
     found |= {f"exact.{name}": getattr(exact, name) for name in exact.__all__}
-    ours = {
-        name: item
-        for name, item in found.items()
-        if getattr(item, "__module__", "").startswith("reinforce_np")
-    }
-    return {
-        name: item
-        for name, item in ours.items()
-        if inspect.isfunction(item) or inspect.isclass(item)
-    }
+    ours = {name: item for name, item in found.items() if getattr(item, "__module__", "").startswith("reinforce_np")}
+    return {name: item for name, item in ours.items() if inspect.isfunction(item) or inspect.isclass(item)}
 
 
 def sections(item):
     """The underlined headings of a numpydoc docstring."""
-    return re.findall(
-        r"^(\w[\w ]*)\n-{3,}$", inspect.getdoc(item) or "", flags=re.MULTILINE
-    )
+    return re.findall(r"^(\w[\w ]*)\n-{3,}$", inspect.getdoc(item) or "", flags=re.MULTILINE)
 
 
 def is_error(item):
@@ -182,9 +144,7 @@ def test_the_public_names_are_found():
 def test_the_docstring_has_its_sections(name):
     item = public()[name]
     first = (inspect.getdoc(item) or "").partition("\n")[0]
-    assert first.endswith((".", ":")) or "=" in first or "," in first, (
-        f"{first!r} is not a sentence or a formula"
-    )
+    assert first.endswith((".", ":")) or "=" in first or "," in first, f"{first!r} is not a sentence or a formula"
     if is_error(item):
         return
     found = sections(item)
@@ -196,18 +156,11 @@ def test_the_docstring_has_its_sections(name):
     assert "Examples" in found and ">>>" in inspect.getdoc(item)
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, item in public().items() if inspect.isfunction(item)]
-)
+@pytest.mark.parametrize("name", [name for name, item in public().items() if inspect.isfunction(item)])
 def test_every_parameter_is_described(name):
     """Each is named on a line of its own in the section; `As in ...` lists several."""
     item = public()[name]
-    text = (
-        inspect.getdoc(item)
-        .partition("Parameters\n")[2]
-        .partition("\n\nReturns")[0]
-        .partition("\n\nYields")[0]
-    )
+    text = inspect.getdoc(item).partition("Parameters\n")[2].partition("\n\nReturns")[0].partition("\n\nYields")[0]
     described = {
         word
         for line in re.findall(r"^(\w[\w, ]*?)(?: : .*)?$", text, flags=re.MULTILINE)
@@ -220,6 +173,4 @@ def test_the_front_page_says_what_the_package_exports():
     """Nothing but the package's own names, and modules, can be imported from it."""
     for name in (name for name in vars(reinforce_np) if not name.startswith("_")):
         item = getattr(reinforce_np, name)
-        assert (
-            item.__name__ if inspect.ismodule(item) else item.__module__
-        ).startswith("reinforce_np"), name
+        assert (item.__name__ if inspect.ismodule(item) else item.__module__).startswith("reinforce_np"), name

@@ -156,9 +156,7 @@ ALGORITHMS = [
     ("a2c", lambda p: algorithms.a2c(p.by_state), lambda p: losses.a2c(p.by_state, 1.0, 0.0, False, True)),
     (
         "a2c, all options",
-        lambda p: algorithms.a2c(
-            p.by_time, lam=0.7, entropy=0.3, bootstrap_at_truncation=True, discounted_score=False
-        ),
+        lambda p: algorithms.a2c(p.by_time, lam=0.7, entropy=0.3, bootstrap_at_truncation=True, discounted_score=False),
         lambda p: losses.a2c(p.by_time, 0.7, 0.3, True, False),
     ),
     ("ppo", lambda p: algorithms.ppo(p.by_time), lambda p: losses.ppo(p.by_time, 0.95, 0.2, 0.0, False, True)),
@@ -281,9 +279,7 @@ RATIOS = [
 ]
 
 PENALTIES = [
-    (f"{kind}, {place}", kind, place, False)
-    for kind in ("k1", "k2", "k3", "full")
-    for place in ("reward", "loss")
+    (f"{kind}, {place}", kind, place, False) for kind in ("k1", "k2", "k3", "full") for place in ("reward", "loss")
 ] + [(f"{kind}, loss, corrected", kind, "loss", True) for kind in ("k1", "k2", "k3")]
 
 NORMALISERS = [
@@ -336,7 +332,9 @@ def test_algorithm(p, estimator, objective):
 
 
 def test_every_algorithm_is_transcribed():
-    public = {name for name, f in inspect.getmembers(algorithms, inspect.isfunction) if f.__module__ == algorithms.__name__}
+    public = {
+        name for name, f in inspect.getmembers(algorithms, inspect.isfunction) if f.__module__ == algorithms.__name__
+    }
     assert {name for name in public if not name.startswith("_")} == {case[0].split(",")[0] for case in ALGORITHMS}
 
 
@@ -352,7 +350,9 @@ def test_advantage(p, advantage, transcribed, discounted):
     check(p, Estimator(advantage, ratio=TokenRatio(), discounted_score=discounted), objective)
 
 
-@pytest.mark.parametrize("name", ["total return", "GAE, V(t,s), bootstrap", "leave one out, per step", "group, ddof, eps"])
+@pytest.mark.parametrize(
+    "name", ["total return", "GAE, V(t,s), bootstrap", "leave one out, per step", "group, ddof, eps"]
+)
 @pytest.mark.parametrize("ratio, surrogate", named(RATIOS))
 def test_ratio(p, ratio, surrogate, name):
     advantage, transcribed = next(case[1:] for case in ADVANTAGES if case[0] == name)
@@ -372,7 +372,11 @@ def test_kl_penalty(p, kind, place, corrected, discounted):
         discounted,
     )
     estimator = functools.partial(
-        Estimator, RewardToGo(baseline=p.by_state), ratio=TokenRatio(), normaliser=PerLength(), discounted_score=discounted
+        Estimator,
+        RewardToGo(baseline=p.by_state),
+        ratio=TokenRatio(),
+        normaliser=PerLength(),
+        discounted_score=discounted,
     )
     check(p, estimator(penalty=penalty), objective)
     check(p, estimator(penalty=(penalty,)), objective)
@@ -392,12 +396,18 @@ def test_kl_penalty_to_parameters_of_a_reference(p, kind, place, corrected):
 @pytest.mark.parametrize("place", ["reward", "loss"])
 def test_entropy(p, place, sampled, discounted):
     objective = losses.family(
-        losses.gae(p.by_time, 0.5), losses.clipped(0.2, 0.28), [losses.entropy(0.6, place, sampled)], discounted=discounted
+        losses.gae(p.by_time, 0.5),
+        losses.clipped(0.2, 0.28),
+        [losses.entropy(0.6, place, sampled)],
+        discounted=discounted,
     )
     bonus = EntropyBonus(0.6, place=place, sampled=sampled)
     if place == "reward":  # the transcribed critic sees the rewards it is given
         objective = losses.family(
-            losses.reward_to_go(p.by_time), losses.clipped(0.2, 0.28), [losses.entropy(0.6, place, sampled)], discounted=discounted
+            losses.reward_to_go(p.by_time),
+            losses.clipped(0.2, 0.28),
+            [losses.entropy(0.6, place, sampled)],
+            discounted=discounted,
         )
         advantage = RewardToGo(baseline=p.by_time)
     else:
@@ -494,10 +504,14 @@ def test_the_published_v_trace_mixes_nothing_at_lambda_below_one():
     assert np.abs(actual - expected).max() > 0.01
 
 
-@pytest.mark.parametrize("of, transcribed", [(TotalReturn(0.2), losses.total_return(0.2)), (RewardToGo(), losses.reward_to_go())])
+@pytest.mark.parametrize(
+    "of, transcribed", [(TotalReturn(0.2), losses.total_return(0.2)), (RewardToGo(), losses.reward_to_go())]
+)
 @pytest.mark.parametrize("discounted", [True, False])
 @pytest.mark.parametrize("by_state", [True, False])
-@pytest.mark.parametrize("normaliser, factor", [(PerTrajectory(), losses.per_trajectory), (PerLength(), losses.per_length)])
+@pytest.mark.parametrize(
+    "normaliser, factor", [(PerTrajectory(), losses.per_trajectory), (PerLength(), losses.per_length)]
+)
 def test_per_component(p, of, transcribed, discounted, by_state, normaliser, factor):
     if of.from_start and not discounted:
         return
@@ -552,7 +566,10 @@ def test_padding_is_never_read(p):
     assert dead.any()
     cases = [estimator(p) for _, estimator, _ in ALGORITHMS]
     cases += [Estimator(advantage(p), normaliser=PerToken()) for _, advantage, _ in ADVANTAGES]
-    cases += [Estimator(RewardToGo(baseline=p.by_time), ratio=ratio, penalty=EntropyBonus(0.3, sampled=False)) for _, ratio, _ in RATIOS]
+    cases += [
+        Estimator(RewardToGo(baseline=p.by_time), ratio=ratio, penalty=EntropyBonus(0.3, sampled=False))
+        for _, ratio, _ in RATIOS
+    ]
     cases += [Estimator(GAE(p.by_time, 0.5), ratio=ratio) for ratio in (VTrace(), PerDecisionRatio())]
     cases += [
         Estimator(RewardToGo(), penalty=KLPenalty(p.reference, 0.3, kind=kind, place=place, corrected=corrected))

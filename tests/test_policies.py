@@ -27,20 +27,14 @@ SMALL = np.linspace(-1.0, 1.0, 6)
 @st.composite
 def cases(draw, extreme=True, masks=True):
     """A policy and its parameters."""
-    policy = draw(
-        problems.policies(draw(st.integers(1, 3)), draw(st.integers(2, 4)), masks=masks)
-    )
-    return policy, draw(
-        problems.thetas(policy, extreme=extreme and draw(st.booleans()))
-    )
+    policy = draw(problems.policies(draw(st.integers(1, 3)), draw(st.integers(2, 4)), masks=masks))
+    return policy, draw(problems.thetas(policy, extreme=extreme and draw(st.booleans())))
 
 
 def derivative_of_log(policy, theta):
     """The score by complex step of log_probabilities, zero where those are -inf."""
     taken = np.isfinite(policy.log_probabilities(theta))
-    return complex_step(
-        lambda x: np.where(taken, policy.log_probabilities(x), 0.0), theta
-    )
+    return complex_step(lambda x: np.where(taken, policy.log_probabilities(x), 0.0), theta)
 
 
 # What the generators must produce.
@@ -50,16 +44,8 @@ def derivative_of_log(policy, theta):
     "wanted",
     [
         lambda p: p[0].temperature != 1,
-        lambda p: (
-            isinstance(p[0], LinearSoftmax)
-            and p[0].mask is not None
-            and not p[0].mask.all()
-        ),
-        lambda p: (
-            isinstance(p[0], TabularSoftmax)
-            and p[0].mask is not None
-            and np.isinf(p[1]).any()
-        ),
+        lambda p: isinstance(p[0], LinearSoftmax) and p[0].mask is not None and not p[0].mask.all(),
+        lambda p: isinstance(p[0], TabularSoftmax) and p[0].mask is not None and np.isinf(p[1]).any(),
         lambda p: np.ptp(p[1][np.isfinite(p[1])]) / p[0].temperature == 700,
     ],
 )
@@ -104,16 +90,10 @@ def test_a_constant_added_to_the_logits_of_a_state_changes_nothing(case, constan
     policy, theta = case
     if isinstance(policy, LinearSoftmax):
         D = policy.n_parameters + 1
-        extended = np.concatenate(
-            [policy.features, np.ones((policy.n_states, policy.n_actions, 1))], axis=2
-        )
-        shifted = LinearSoftmax(
-            extended, temperature=policy.temperature, mask=policy.mask
-        )
+        extended = np.concatenate([policy.features, np.ones((policy.n_states, policy.n_actions, 1))], axis=2)
+        shifted = LinearSoftmax(extended, temperature=policy.temperature, mask=policy.mask)
         theta_shifted = np.append(theta, constant)
-        assert_exact(
-            shifted.score(theta_shifted)[..., : D - 1], policy.score(theta), scale=100.0
-        )
+        assert_exact(shifted.score(theta_shifted)[..., : D - 1], policy.score(theta), scale=100.0)
         assert_exact(
             shifted.score(theta_shifted)[..., D - 1],
             np.zeros(shifted.score(theta_shifted).shape[:2]),
@@ -123,9 +103,7 @@ def test_a_constant_added_to_the_logits_of_a_state_changes_nothing(case, constan
         shifted, theta_shifted = policy, theta.copy()
         theta_shifted[: policy.n_actions] += constant
         assert_exact(policy.score(theta_shifted), policy.score(theta), scale=100.0)
-    assert_exact(
-        shifted.probabilities(theta_shifted), policy.probabilities(theta), scale=100.0
-    )
+    assert_exact(shifted.probabilities(theta_shifted), policy.probabilities(theta), scale=100.0)
     assert_exact(
         shifted.log_probabilities(theta_shifted),
         policy.log_probabilities(theta),
@@ -156,13 +134,9 @@ def test_score_agrees_with_the_oracle(case):
     S, A = policy.n_states, policy.n_actions
     for s, a in itertools.product(range(S), range(A)):
         if isinstance(policy, TabularSoftmax):
-            expected = reference.score_tabular(
-                theta.tolist(), s, a, S, A, policy.temperature
-            )
+            expected = reference.score_tabular(theta.tolist(), s, a, S, A, policy.temperature)
         else:
-            expected = reference.score_linear(
-                policy.features.tolist(), theta.tolist(), s, a, policy.temperature
-            )
+            expected = reference.score_linear(policy.features.tolist(), theta.tolist(), s, a, policy.temperature)
         assert_exact(policy.score(theta)[s, a], expected, scale=10.0)
 
 
@@ -233,9 +207,7 @@ def test_pull_back_is_the_transpose_of_linear_logits(case, data):
     theta = np.where(np.isfinite(theta), theta, 0.0)
     weights = problems.grid(data.draw, (policy.n_states, policy.n_actions), 0, 5, 0.5)
     phi = np.array(problems.features(policy), dtype=float)
-    assert_exact(
-        policy.pull_back(weights), np.einsum("sa,sad->d", weights, phi), scale=20.0
-    )
+    assert_exact(policy.pull_back(weights), np.einsum("sa,sad->d", weights, phi), scale=20.0)
     assert_exact(
         policy.pull_back_magnitudes(weights),
         np.einsum("sa,sad->d", weights, np.abs(phi)),
@@ -266,8 +238,7 @@ def test_kl_is_the_sum_by_loops_for_a_theta_and_for_a_table(case, data):
     other = data.draw(problems.thetas(policy))
     pi, rho = table(policy, theta), table(policy, other)
     expected = [
-        sum(p * (np.log(p) - np.log(q)) for p, q in zip(*rows, strict=True))
-        for rows in zip(pi, rho, strict=True)
+        sum(p * (np.log(p) - np.log(q)) for p, q in zip(*rows, strict=True)) for rows in zip(pi, rho, strict=True)
     ]
     assert_exact(policy.kl(theta, other), expected, scale=100.0)
     assert_exact(policy.kl(theta, np.array(rho)), expected, scale=100.0)
@@ -302,15 +273,11 @@ def test_derivatives_of_entropy_and_kl():
         scale=1.0,
     )
     kl = complex_step(lambda x: TABULAR.kl(x, rho), SMALL)
-    assert_exact(
-        kl, np.einsum("sa,sad->sd", pi * (log_pi - log_rho + 1), psi), scale=1.0
-    )
+    assert_exact(kl, np.einsum("sa,sad->sd", pi * (log_pi - log_rho + 1), psi), scale=1.0)
 
 
 def test_log_probabilities_of_reads_parameters_or_a_table():
-    assert np.array_equal(
-        TABULAR.log_probabilities_of("x", SMALL), TABULAR.log_probabilities(SMALL)
-    )
+    assert np.array_equal(TABULAR.log_probabilities_of("x", SMALL), TABULAR.log_probabilities(SMALL))
     with np.errstate(divide="ignore"):
         expected = np.log([[0.5, 0.5, 0.0], [0.25, 0.25, 0.5]])
     assert np.array_equal(
@@ -326,24 +293,18 @@ def test_log_probabilities_of_reads_parameters_or_a_table():
 def test_a_temperature_divides_the_logits(case, temperature):
     policy, theta = case
     if isinstance(policy, TabularSoftmax):
-        cold = TabularSoftmax(
-            policy.n_states, policy.n_actions, temperature=temperature
-        )
+        cold = TabularSoftmax(policy.n_states, policy.n_actions, temperature=temperature)
         warm = TabularSoftmax(policy.n_states, policy.n_actions)
     else:
         cold, warm = (
             LinearSoftmax(policy.features, temperature=temperature),
             LinearSoftmax(policy.features),
         )
-    assert_exact(
-        cold.probabilities(theta), warm.probabilities(theta / temperature), scale=1.0
-    )
+    assert_exact(cold.probabilities(theta), warm.probabilities(theta / temperature), scale=1.0)
     scaled = warm.score(theta / temperature) / temperature
     assert_exact(cold.score(theta), scaled, scale=np.abs(scaled).max())
     directions = np.eye(len(theta))
-    assert_exact(
-        cold.score_along(theta, directions), scaled, scale=np.abs(scaled).max()
-    )
+    assert_exact(cold.score_along(theta, directions), scaled, scale=np.abs(scaled).max())
 
 
 @given(st.data())
@@ -352,13 +313,9 @@ def test_a_mask_and_minus_infinity_say_the_same(data):
     masked = TabularSoftmax(2, 3, mask=MASK)
     infinite = np.where(MASK.ravel(), theta, -np.inf)
     for method in ("probabilities", "log_probabilities", "score", "entropy"):
-        assert np.array_equal(
-            getattr(masked, method)(theta), getattr(TABULAR, method)(infinite)
-        ), method
+        assert np.array_equal(getattr(masked, method)(theta), getattr(TABULAR, method)(infinite)), method
     weights = np.arange(6.0).reshape(2, 3)
-    assert np.array_equal(
-        masked.contract(theta, weights), TABULAR.contract(infinite, weights)
-    )
+    assert np.array_equal(masked.contract(theta, weights), TABULAR.contract(infinite, weights))
     assert np.array_equal(
         masked.hessian_contract(theta, weights),
         TABULAR.hessian_contract(infinite, weights),
@@ -375,17 +332,13 @@ def test_a_mask_and_minus_infinity_say_the_same(data):
 def test_masked_actions_have_probability_and_score_zero_and_their_weights_do_not_count(
     policy,
 ):
-    assert np.all(policy.probabilities(SMALL)[~MASK] == 0) and np.all(
-        policy.probabilities(SMALL)[MASK] > 0
-    )
+    assert np.all(policy.probabilities(SMALL)[~MASK] == 0) and np.all(policy.probabilities(SMALL)[MASK] > 0)
     assert np.all(policy.score(SMALL)[~MASK] == 0)
     assert np.all(policy.score(SMALL)[:, :, ~MASK.ravel()] == 0)
     assert np.all(policy.score_along(SMALL, np.eye(6))[~MASK] == 0)
     weights = np.arange(1.0, 7.0).reshape(2, 3)
     with_nan = np.where(MASK, weights, np.nan)
-    assert np.array_equal(
-        policy.contract(SMALL, weights), policy.contract(SMALL, with_nan)
-    )
+    assert np.array_equal(policy.contract(SMALL, weights), policy.contract(SMALL, with_nan))
     assert np.array_equal(
         policy.hessian_contract(SMALL, weights),
         policy.hessian_contract(SMALL, with_nan),
@@ -416,12 +369,8 @@ def test_a_mask_may_be_zeros_and_ones_and_is_copied():
 # Batches and complex parameters.
 
 
-@pytest.mark.parametrize(
-    "policy", [TABULAR, TabularSoftmax(2, 3, temperature=0.5, mask=MASK), LINEAR]
-)
-@pytest.mark.parametrize(
-    "method", ["logits", "probabilities", "log_probabilities", "score", "entropy"]
-)
+@pytest.mark.parametrize("policy", [TABULAR, TabularSoftmax(2, 3, temperature=0.5, mask=MASK), LINEAR])
+@pytest.mark.parametrize("method", ["logits", "probabilities", "log_probabilities", "score", "entropy"])
 def test_a_batch_of_parameters_is_a_loop(policy, method):
     batch = np.sin(np.arange(6.0 * policy.n_parameters)).reshape(2, 3, -1)
     answer = getattr(policy, method)(batch)
@@ -440,17 +389,11 @@ def test_contract_broadcasts_weights_against_parameters(policy):
         policy.contract(batch, weights[0, 0]),
         policy.contract(batch[0, 0], weights),
     )
-    assert (
-        each.shape == one_weight.shape == one_theta.shape == (2, 3, policy.n_parameters)
-    )
+    assert each.shape == one_weight.shape == one_theta.shape == (2, 3, policy.n_parameters)
     for i, j in itertools.product(range(2), range(3)):
         assert_exact(each[i, j], policy.contract(batch[i, j], weights[i, j]), scale=5.0)
-        assert_exact(
-            one_weight[i, j], policy.contract(batch[i, j], weights[0, 0]), scale=5.0
-        )
-        assert_exact(
-            one_theta[i, j], policy.contract(batch[0, 0], weights[i, j]), scale=5.0
-        )
+        assert_exact(one_weight[i, j], policy.contract(batch[i, j], weights[0, 0]), scale=5.0)
+        assert_exact(one_theta[i, j], policy.contract(batch[0, 0], weights[i, j]), scale=5.0)
 
 
 def test_kl_of_a_batch_is_a_loop():
@@ -538,10 +481,7 @@ def test_every_digit_of_the_score_survives_when_one_action_dominates(gap):
         assert relative_error(score[a, b], exact) < EXACT
         assert relative_error(along[a, b], exact) < EXACT
         assert relative_error(table[a, b], exact) < EXACT
-        assert (
-            relative_error(covariance[a, b], p[a] * exact) < EXACT
-            or p[a] * abs(exact) < 1e-300
-        )
+        assert relative_error(covariance[a, b], p[a] * exact) < EXACT or p[a] * abs(exact) < 1e-300
 
 
 @pytest.mark.parametrize("dtype", [float, complex])
@@ -549,9 +489,7 @@ def test_the_largest_finite_logits_are_accepted(dtype):
     policy = TabularSoftmax(1, 3)
     theta = np.array([1e308, -1e308, 1e308], dtype=dtype)
     assert np.array_equal(policy.probabilities(theta), [[0.5, 0.0, 0.5]])
-    assert np.array_equal(
-        policy.log_probabilities(theta).real, [[-np.log(2), -np.inf, -np.log(2)]]
-    )
+    assert np.array_equal(policy.log_probabilities(theta).real, [[-np.log(2), -np.inf, -np.log(2)]])
     assert np.array_equal(policy.entropy(theta), [np.log(2)])
     assert np.array_equal(policy.contract(theta, [[1.0, 0.0, 0.0]]), [0.5, 0.0, -0.5])
     assert np.array_equal(policy.score(theta)[0, 0], [0.5, 0.0, -0.5])
@@ -561,17 +499,13 @@ def test_the_largest_finite_logits_are_accepted(dtype):
 @pytest.mark.parametrize("dtype", [float, complex])
 def test_a_temperature_may_make_logits_overflow(temperature, dtype):
     policy = TabularSoftmax(1, 2, temperature=temperature)
-    assert np.array_equal(
-        policy.probabilities(np.array([1e308, -0.7e308], dtype=dtype)), [[1.0, 0.0]]
-    )
+    assert np.array_equal(policy.probabilities(np.array([1e308, -0.7e308], dtype=dtype)), [[1.0, 0.0]])
 
 
 def test_an_action_whose_probability_underflows_keeps_its_score():
     policy = TabularSoftmax(1, 2)
     assert np.array_equal(policy.score([0.0, -800.0]), [[[0.0, 0.0], [-1.0, 1.0]]])
-    assert np.array_equal(
-        policy.score_along([0.0, -800.0], [[0.0, 2.0]])[0, :, 0], [0.0, 2.0]
-    )
+    assert np.array_equal(policy.score_along([0.0, -800.0], [[0.0, 2.0]])[0, :, 0], [0.0, 2.0])
     assert_exact(policy.log_probabilities([0.0, -800.0])[0, 1], -800.0)
 
 
@@ -627,9 +561,7 @@ def test_bad_parameters_are_refused(theta, error, message):
 
 
 def test_a_linear_policy_refuses_minus_infinity():
-    with pytest.raises(
-        ValueError, match=r"theta\[1\]=-inf is not allowed; use finite numbers"
-    ):
+    with pytest.raises(ValueError, match=r"theta\[1\]=-inf is not allowed; use finite numbers"):
         LINEAR.probabilities([0.0, -np.inf])
 
 
@@ -646,16 +578,12 @@ def test_logits_that_overflow_are_refused(features, theta):
 
 @pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 2), (3,)])
 def test_weights_of_another_shape_are_refused(shape):
-    with pytest.raises(
-        ValueError, match=r"weights have shape .*; the last axes must be \(2, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"weights have shape .*; the last axes must be \(2, 3\)"):
         TABULAR.contract(SMALL, np.zeros(shape))
 
 
 def test_state_weights_of_another_shape_are_refused():
-    with pytest.raises(
-        ValueError, match=r"state_weights has shape \(3,\); it must have shape \(2,\)"
-    ):
+    with pytest.raises(ValueError, match=r"state_weights has shape \(3,\); it must have shape \(2,\)"):
         TABULAR.fisher_information(SMALL, np.ones(3))
 
 
@@ -808,9 +736,7 @@ def test_features_are_copied():
         policy.features[0, 0, 0] = 2
 
 
-@pytest.mark.parametrize(
-    "method", ["linear_logits", "pull_back", "pull_back_magnitudes"]
-)
+@pytest.mark.parametrize("method", ["linear_logits", "pull_back", "pull_back_magnitudes"])
 def test_a_policy_without_logits_says_so(method):
     with pytest.raises(NotImplementedError, match="a policy defines"):
         getattr(SoftmaxPolicy(), method)(np.zeros(1))
@@ -835,6 +761,4 @@ def test_a_linear_policy_with_indicator_features_is_the_tabular_one(name):
         scale=np.abs(mdp.reward).max(),
     )
     d = np.arange(1.0, S + 1)
-    assert_exact(
-        linear.fisher_information(theta, d), policy.fisher_information(theta, d)
-    )
+    assert_exact(linear.fisher_information(theta, d), policy.fisher_information(theta, d))

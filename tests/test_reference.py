@@ -183,7 +183,13 @@ def test_infinite_horizon_is_refused():
 
 
 def test_numpy_arrays_and_lists_of_floats_are_exact_too():
-    tables = [[[[0.25, 0.75]] * 2] * 2, [[[0, 1]] * 2] * 2, [[[0.1, -2.0]] * 2] * 2, [[[False, True]] * 2] * 2, [0.5, 0.5]]
+    tables = [
+        [[[0.25, 0.75]] * 2] * 2,
+        [[[0, 1]] * 2] * 2,
+        [[[0.1, -2.0]] * 2] * 2,
+        [[[False, True]] * 2] * 2,
+        [0.5, 0.5],
+    ]
     pi = [[0.375, 0.625], [0.5, 0.5]]
     lists, arrays = model(*tables, gamma=0.9), model(*map(np.array, tables), gamma=np.float64(0.9))
     assert reference.objective(lists, pi) == reference.objective(arrays, np.array(pi))
@@ -322,7 +328,9 @@ def test_policy_gradient_theorem(seed):
     for t, s, a in [(t, s, a) for t in range(mdp.horizon) for s in range(2) for a in range(2)]:
         for i, x in enumerate(reference.score_exact(features, pi, s, a)):
             theorem[i] += d[t][s] * pi[s][a] * Q[t][s][a] * x
-    assert theorem == reference.gradient_by_log_derivative(mdp, pi, lambda s, a: reference.score_exact(features, pi, s, a))
+    assert theorem == reference.gradient_by_log_derivative(
+        mdp, pi, lambda s, a: reference.score_exact(features, pi, s, a)
+    )
 
 
 def test_gradient_from_theta_in_floats_is_the_difference_quotient_of_the_objective():

@@ -9,12 +9,8 @@ DIFFERENCE = 1e-7  # a derivative against finite differences
 def assert_exact(actual, expected, scale=None):
     """Same shape, same infinities, and entries within EXACT times `scale`, by default the largest entry expected."""
     actual = np.asarray(actual)
-    expected = np.asarray(
-        expected, dtype=complex if np.iscomplexobj(expected) else float
-    )  # also from Fractions
-    assert actual.shape == expected.shape, (
-        f"shape {actual.shape}, expected {expected.shape}"
-    )
+    expected = np.asarray(expected, dtype=complex if np.iscomplexobj(expected) else float)  # also from Fractions
+    assert actual.shape == expected.shape, f"shape {actual.shape}, expected {expected.shape}"
     finite = np.isfinite(expected)
     assert np.array_equal(actual[~finite], expected[~finite]), "infinities differ"
     scale = np.abs(expected[finite]).max(initial=0.0) if scale is None else scale

@@ -21,6 +21,7 @@ SAFETY = 4.0  # on the truncation estimate; tests/test_differences.py measures h
 REDUCTIONS = 8  # of the step, by eight each, while the differences do not look smooth
 CANCELLED = 1e-5  # of the change made by the first extrapolation: stands in when the second changes nothing by accident
 ROUNDING = 32.0  # rounding errors of f, in units of ε times its size, when `noise` is not given
+GROWTH = 1.75  # of remainder/h² from one step to the next: 1 when the gradient is right, 2 when it is wrong
 MATCH = 1e-5  # how closely a diagnosis must explain a wrong gradient
 SPAN = np.array([1.0, -1.0])
 
@@ -248,7 +249,7 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     TaylorTest
         ``slope`` of log remainder against log step (infinite when all
         remainders are rounding), the steps, the remainders, ``passed``:
-        slope at least 1.9, and ``conclusive``: rounding is small enough
+        the remainder over h² does not grow as h falls, and ``conclusive``: rounding is small enough
         beside h g·v that a wrong gradient would have shown.
 
     Examples
@@ -287,11 +288,13 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     conclusive = bool(floor[0] <= 1e-3 * change or change == 0)
     if clear.sum() < 3:
         return TaylorTest(np.inf, steps, remainders, True, conclusive)
-    last = np.flatnonzero(clear)[
-        -4:
-    ]  # the smallest steps still clear of rounding, where only the leading order is left
+    last = np.flatnonzero(clear)[-4:]  # the smallest steps still clear of rounding
     slope = float(np.polyfit(np.log(steps[last]), np.log(remainders[last]), 1)[0])
-    return TaylorTest(slope, steps, remainders, slope > 1.9, conclusive)
+    # a wrong gradient makes remainder/h² double with every halving; the terms of a right one may cancel somewhere, but
+    # then remainder/h² was as large before
+    curvature = remainders[clear] / steps[clear] ** 2
+    passed = bool(curvature[-1] < GROWTH * curvature[:-1].max())
+    return TaylorTest(slope, steps, remainders, passed, conclusive)
 
 
 @dataclass(frozen=True, eq=False)

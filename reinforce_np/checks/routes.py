@@ -186,7 +186,7 @@ def _scales(mdp, policy, theta):
     """Return the sums of absolute terms of J, and of the largest gradient component: rounding is relative to them."""
     magnitudes = mdp.replace(reward=np.abs(mdp.reward))
     pi = policy.probabilities(theta)
-    W = score_weights(magnitudes, policy, theta)
+    W = score_weights(magnitudes, policy, theta, centred=False)
     pulled = W * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(W)
     terms = policy.pull_back_magnitudes(pulled) / policy.temperature
     return float(objective(magnitudes, policy, theta)), float(terms.max())

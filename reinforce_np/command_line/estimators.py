@@ -3,6 +3,7 @@
 import argparse
 import json
 import textwrap
+from typing import Any
 
 import numpy as np
 
@@ -156,8 +157,8 @@ def _family(problem, off_policy, group_size, beta):
             ("actor-critic, true critic", algorithms.actor_critic(V), False),
             ("actor-critic, wrong critic", algorithms.actor_critic(other), False),
         ]
+    ratio: dict[str, Any] = {"ratio": TrajectoryRatio()} if off_policy else {}
     if group_size > 1:
-        ratio = {"ratio": TrajectoryRatio()} if off_policy else {}
         rows += [
             ("RLOO", Estimator(LeaveOneOut(), **ratio), True),
             ("in-sample mean (Dr. GRPO)", Estimator(GroupMean(), **ratio), True),

@@ -85,7 +85,7 @@ def fixed_values(mdp, pi, r, gamma):
     """Solve V = r_π + γ P_π V and return (Q, V), for ``horizon=None``."""
     proper = proper_states(mdp, pi, gamma)
     r_pi = np.einsum("sa...,sa...->s...", pi, np.broadcast_to(r, pi.shape))
-    V = Eliminated(mdp, pi, gamma).values(np.where(_trailing(proper, pi.ndim - 2), r_pi, 0.0))
+    V = Eliminated(mdp, pi, gamma).values(np.where(proper, r_pi, 0.0))
     return r + gamma * expected_next(mdp, mdp.continuation, V), V
 
 
@@ -131,7 +131,8 @@ class Eliminated:
         ends = np.where(mdp.terminated, mdp.probability, (1.0 - gamma) * mdp.probability).sum(axis=2)
         leak = np.einsum("sa...,sa->s...", pi, ends)
         improper = ~proper_states(mdp, pi, gamma)  # never entered from the start: cut out
-        flow[improper], leak[improper] = 0.0, 1.0
+        flow[np.broadcast_to(improper[:, None], flow.shape)] = 0.0
+        leak[improper] = 1.0
         self.pivot = np.ones_like(leak)
         for k in reversed(range(S)):
             self.pivot[k] = leak[k] + flow[k, :k].sum(axis=0)
@@ -166,7 +167,7 @@ class Eliminated:
 
 
 def proper_states(mdp, pi, gamma):
-    """Return which states (S,) have finite values without a horizon.
+    """Return which states (S, ...) have finite values without a horizon, for each policy of a batch.
 
     With γ < 1 all have. With γ = 1 a state has one when every state that the
     policy can reach from it can still terminate.
@@ -177,10 +178,13 @@ def proper_states(mdp, pi, gamma):
         When the start distribution can reach a state that has none.
     """
     if gamma < 1:
-        return np.ones(mdp.n_states, dtype=bool)
-    possible = graph.possible_outcomes(mdp, pi.real.reshape(*pi.shape[:2], -1).max(axis=2))
-    graph.require_end(mdp, possible, "with gamma=1")
-    return graph.surely_ends(mdp, possible)
+        return np.ones((mdp.n_states, *pi.shape[2:]), dtype=bool)
+    proper = []
+    for policy in np.moveaxis(pi.real.reshape(*pi.shape[:2], -1), -1, 0):
+        possible = graph.possible_outcomes(mdp, policy)
+        graph.require_end(mdp, possible, "with gamma=1")
+        proper.append(graph.surely_ends(mdp, possible))
+    return np.stack(proper, axis=-1).reshape(mdp.n_states, *pi.shape[2:])
 
 
 def _align(array, b, n_states_axes):

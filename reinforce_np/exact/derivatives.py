@@ -53,7 +53,7 @@ def gradient(mdp, policy, theta, *, objective=Discounted()):
     return policy.contract(theta, score_weights(mdp, policy, theta, objective=objective))
 
 
-def score_weights(mdp, policy, theta, *, objective=Discounted()):
+def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True):
     """W(s,a) = Σ_t d_t(s) π(a|s) (Q_t(s,a) − Q_t(s,a*)), shape (..., S, A): the weight of each score in ∇J.
 
     a* is the most probable action of the state. Subtracting its value changes
@@ -64,21 +64,24 @@ def score_weights(mdp, policy, theta, *, objective=Discounted()):
     ----------
     mdp, policy, theta, objective
         As in `gradient`.
+    centred : bool
+        Whether Q_t(s,a*) is subtracted.
 
     Returns
     -------
     array (..., S, A)
     """
+    centre = bellman.centred if centred else (lambda Q, pi: Q)
     pi, r, gamma = induced(mdp, policy, theta, objective)
     if mdp.horizon is None:
         d = bellman.fixed_occupancy(mdp, pi, gamma)
         Q, _ = bellman.fixed_values(mdp, pi, r, gamma)
-        weights = (d[:, None] * pi) * bellman.centred(Q, pi)
+        weights = (d[:, None] * pi) * centre(Q, pi)
     else:
         d = list(bellman.forward(mdp, pi, gamma))
         weights = np.zeros(pi.shape, dtype=np.result_type(pi, r))
         for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
-            weights += (d[t][:, None] * pi) * bellman.centred(Q, pi)
+            weights += (d[t][:, None] * pi) * centre(Q, pi)
     return np.moveaxis(weights, (0, 1), (-2, -1))
 
 

@@ -86,10 +86,10 @@ def values(mdp, policy, theta, *, objective=Discounted()):
     """
     pi, r, gamma = induced(mdp, policy, theta, objective)
     if mdp.horizon is None:
-        improper = ~bellman.proper_states(mdp, pi, gamma)
+        improper = ~bellman.proper_states(mdp, pi, gamma).reshape(mdp.n_states, -1).all(axis=1)
         if improper.any():
             raise ValueError(
-                f"state {int(np.argmax(improper))} never terminates, so its value at gamma=1 has no limit: "
+                f"state {int(np.argmax(improper))} need not terminate, so its value at gamma=1 has no limit: "
                 "give a horizon, a gamma < 1, or mark an outcome as terminated"
             )
         return np.moveaxis(bellman.fixed_values(mdp, pi, r, gamma)[1], 0, -1)

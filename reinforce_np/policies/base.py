@@ -104,6 +104,8 @@ class SoftmaxPolicy:
         theta = self.check_theta(theta)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = self.linear_logits(theta)
+        if not self.allows_minus_infinity:
+            logits = np.where(logits.real == -np.inf, np.inf, logits)  # overflow is no mask
         if self.mask is not None:
             logits = np.where(self.mask, logits, -np.inf)
         real = logits.real

@@ -20,7 +20,7 @@ def shifted_logits(logits, temperature):
     """
     best = np.argmax(logits.real, axis=-1, keepdims=True)
     masked = logits.real == -np.inf
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         shifted = np.where(masked, 0.0, logits) - np.take_along_axis(logits, best, axis=-1)
         shifted = np.where(masked, 0.0, shifted) / temperature
     masked = masked | (shifted.real == -np.inf)
