@@ -67,7 +67,7 @@ class Law:
         with np.errstate(invalid="ignore"):
             of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
         least = np.maximum(self.rounding, TINY) ** 2
-        return np.array([self.moments.variance + least, of_square + least * (square + least)])
+        return np.array([self.moments.variance + least, np.maximum(of_square + least * square, TINY**2)])
 
     @property
     def roundings(self):
