@@ -108,17 +108,17 @@ def test_complex_step_refuses_real_functions():
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_error_bound_holds_and_is_tight(kind):
-    """Every one of 4000 derivatives of random smooth functions of five parameters.
+    """Every one of 2000 derivatives of random smooth functions of five parameters.
 
     The rounding of f is given, as the docstring asks when f is a sum that may cancel; it is that of terms of size 5.
     """
     relative = []
-    for seed in range(800):
+    for seed in range(400):
         x, f, g = family(kind, 5, np.random.default_rng(seed))
         gradient, bound = finite_difference(f, x, noise=32 * EPS * max(abs(float(f(x[None])[0])), 1.0))
         assert np.all(np.abs(gradient - g) <= bound), seed
         relative += list(bound / np.maximum(np.abs(g), 1e-300))
-    assert len(relative) >= 4000
+    assert len(relative) >= 2000
     assert np.median(relative) < (1e-6 if kind == "wave" else 1e-7 if kind == "quintic" else 1e-8 * 5)
 
 
@@ -135,7 +135,7 @@ def test_sums_that_cancel_need_their_noise_given():
 def test_the_error_bound_holds_for_single_parameters(kind):
     """With one parameter no other term hides an error: the hardest case for the bound on rounding."""
     relative = []
-    for seed in range(600):
+    for seed in range(300):
         x, f, g = family(kind, 1, np.random.default_rng(seed))
         gradient, bound = finite_difference(f, x)
         assert np.all(np.abs(gradient - g) <= bound), seed
@@ -186,6 +186,90 @@ def test_the_three_steps_and_their_weights():
     assert sorted(asked) == [0.25, 0.375, 0.4375, 0.5625, 0.625, 0.75]
     D = [(math.exp(0.5 + h) - math.exp(0.5 - h)) / (2 * h) for h in (0.25, 0.125, 0.0625)]
     assert_exact(gradient, [(64 * D[2] - 20 * D[1] + D[0]) / 45])
+
+
+def test_every_parameter_may_have_its_own_step():
+    asked = []
+
+    def f(points):
+        asked.append(points - [1.0, 2.0])
+        return cubes(points)
+
+    gradient, bound = finite_difference(f, [1.0, 2.0], step=[0.25, 0.5])
+    assert np.abs(np.concatenate(asked)).max(axis=0).tolist() == [0.25, 0.5]
+    assert np.all(np.abs(gradient - [3.0, 12.0]) <= bound)
+    one = finite_difference(cubes, [1.0, 2.0], step=[0.25, 0.5], components=[1])
+    assert_exact(one.gradient, gradient[[1]])
+    by_step = complex_step(cubes, [1.0, 1.0], step=[0.5, 0.25])
+    assert by_step.tolist() == [3 - 0.25, 3 - 0.0625]
+    assert complex_step(cubes, [1.0, 1.0], step=[0.5, 0.25], components=[1]).tolist() == [3 - 0.0625]
+
+
+def far(kind, seed, offset=1e4):
+    """A function of `family` moved to θ + 10⁴, its point and gradient, and its noise, that of θ − 10⁴ included."""
+    x, f, g = family(kind, 3, np.random.default_rng(seed))
+    a, b, _ = np.random.default_rng(seed).normal(size=(3, 3))
+    noise = 64 * EPS * (1 + abs(float(f(x[None])[0])) + 8 * offset * np.abs(a * b).sum())
+    return x + offset, lambda X: f(X - offset), g, noise
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_error_bound_holds_far_from_zero_with_a_step_of_usual_size(kind):
+    """The step taken is what float64 makes of it, so that θ + 10⁴ costs digits and nothing else."""
+    relative = []
+    for seed in range(60):
+        x, f, g, noise = far(kind, seed)
+        gradient, bound = finite_difference(f, x, noise=noise, step=STEP)
+        assert np.all(np.abs(gradient - g) <= bound), seed
+        relative += list(bound / np.abs(g).max())
+    assert np.median(relative) < 1e-5
+
+
+ROUGH = "the default step grows with |theta|: at 1e4 it is 78, f is sampled far outside what is smooth, and looks smooth by accident"
+
+
+@pytest.mark.parametrize("kind", [
+    pytest.param(kind, marks=[] if kind in ("exponential", "cubic", "quintic") else pytest.mark.xfail(reason=ROUGH, strict=True))
+    for kind in KINDS
+])  # fmt: skip
+def test_the_error_bound_holds_far_from_zero(kind):
+    for seed in range(60):
+        x, f, g, noise = far(kind, seed)
+        gradient, bound = finite_difference(f, x, noise=noise)
+        assert np.all(np.abs(gradient - g) <= bound), seed
+
+
+@pytest.mark.parametrize(("function", "derivative"), [
+    (np.sin, lambda x: math.cos(x)), (np.tanh, lambda x: math.cosh(x) ** -2), (np.exp, lambda x: math.exp(x)), (lambda x: 1 / (1 + x**2), lambda x: -2 * x / (1 + x**2) ** 2),
+], ids=["sine", "tanh", "exponential", "rational"])  # fmt: skip
+def test_rough_steps_are_reduced(function, derivative):
+    """A step over which f bends is reduced by eights until the three differences look smooth; the bound holds there."""
+    for step in (4.0, 16.0, 64.0):
+        asked = []
+
+        def f(points, asked=asked):
+            asked.append(np.ptp(points))
+            return function(points[:, 0])
+
+        gradient, bound = finite_difference(f, [0.3], step=step)
+        widths = asked[::3]
+        assert len(widths) >= 2
+        np.testing.assert_allclose(widths, [2 * step / 8**k for k in range(len(widths))], rtol=1e-12)
+        assert abs(gradient[0] - derivative(0.3)) <= bound[0] < 0.01
+
+
+def test_smooth_steps_are_not_reduced():
+    asked = []
+    finite_difference(lambda x: asked.append(len(x)) or x[:, 0] ** 3, [0.3], step=64.0)
+    assert asked == [2, 2, 2]
+
+
+def test_what_stays_rough_has_a_wide_bound():
+    """|x| has no derivative at zero, and a step function none anywhere near its step."""
+    gradient, bound = finite_difference(lambda x: np.where(x[:, 0] > 0.3, 1.0, 0.0), [0.3])
+    assert bound[0] > gradient[0] > 1e3
+    kinked, bound = finite_difference(lambda x: np.abs(x[:, 0] - 1e-4), [0.0])
+    assert abs(kinked[0] + 1) <= bound[0]
 
 
 def test_default_steps_follow_the_size_of_each_parameter():
@@ -376,11 +460,8 @@ def test_taylor_refusals():
             taylor_test(cubes, gradient, theta, **options)
 
 
-@pytest.mark.xfail(
-    reason="known defect: where the h² and h³ terms cancel near the fitted steps, the slope of a right gradient is below 1.9"
-)
 def test_taylor_passes_right_gradients_whose_remainder_changes_sign():
-    """About one in a thousand random models: 6 of 6000."""
+    """Where the h² and h³ terms cancel near the fitted steps, the slope is not 2: about one in a thousand random models."""
     for seed in (421, 3828, 3978, 4853, 5482):
         rng = np.random.default_rng(seed)
         S, A = int(rng.integers(1, 4)), int(rng.integers(2, 4))
@@ -391,6 +472,19 @@ def test_taylor_passes_right_gradients_whose_remainder_changes_sign():
         assert taylor_test(
             lambda x, m=mdp, p=policy: exact.objective(m, p, x), exact.gradient(mdp, policy, theta), theta, rng=seed
         ).passed
+
+
+def test_taylor_says_when_rounding_hides_everything():
+    f = lambda x: cubes(x) + 1e8  # noqa: E731
+    assert taylor_test(cubes, [3.0], [1.0], direction=[1.0]).conclusive
+    hidden = taylor_test(lambda x: cubes(x) + 1e14, [-3.0], [1.0], direction=[1.0])
+    assert not hidden.conclusive
+    assert taylor_test(f, [3.0], [1.0], direction=[1.0]).conclusive
+    assert not taylor_test(f, [-3.0], [1.0], direction=[1.0]).passed
+    noisy = taylor_test(cubes, [3.0], [1.0], noise=1.0, direction=[1.0])
+    assert noisy.passed
+    assert not noisy.conclusive
+    assert taylor_test(lambda x: 0 * x[:, 0], [0.0], [1.0], direction=[1.0]).conclusive  # nothing moves, as claimed
 
 
 # --- check_gradient
@@ -553,6 +647,24 @@ def test_diagnose_directly():
     assert diagnose(np.array([1.0, 2.0, 4.0, 8.0, 17.0]), e, [4]) == "a term is missing or extra in component 4 only"
     cosine = (e @ e[[0, 0, 0, 0, 4]]) / np.linalg.norm(e) / np.linalg.norm(e[[0, 0, 0, 0, 4]])
     assert f"{cosine:.4f}" in diagnose(e[[0, 0, 0, 0, 4]], e, [1, 2, 3])
+
+
+@pytest.mark.parametrize("vectorised", [False, True])
+def test_functions_in_single_precision_are_judged_by_their_own_rounding(vectorised):
+    """The right gradient passes though f has seven digits, and one wrong by a few percent does not."""
+
+    def f(x):
+        value = np.sum(np.asarray(x, dtype=np.float32) ** 3, axis=-1)
+        assert value.dtype == np.float32
+        return value
+
+    for seed in range(40):
+        x = np.random.default_rng(seed).normal(size=4)
+        g = 3 * x**2
+        assert check_gradient(f, g, x, vectorised=vectorised), seed
+        assert not check_gradient(f, -g, x, vectorised=vectorised)
+        assert not check_gradient(f, np.where(g == g.max(), 1.05 * g + 0.1, g), x, vectorised=vectorised)
+        assert taylor_test(lambda X: f(np.atleast_2d(X)), g, x, rng=seed).passed
 
 
 def test_check_gradient_refusals():

@@ -1,5 +1,7 @@
 """Estimators: weights against loops, and "unbiased" by listing every trajectory."""
 
+import itertools
+
 import numpy as np
 import pytest
 import reference
@@ -140,9 +142,17 @@ def test_estimates_of_random_problems_are_the_textbooks(problem, name):
 def test_chunks_change_nothing(monkeypatch):
     arguments = (BATCH, REFEREE, POLICY, THETA)
     whole = algorithms.reinforce().per_trajectory(*arguments)
-    for cells in (1, 9 * 7):  # one trajectory at a time, and seven
-        monkeypatch.setattr(estimator_module, "PER_TRAJECTORY_CELLS", cells)
+    seen = []
+    original = TabularSoftmax.contract
+    monkeypatch.setattr(
+        TabularSoftmax, "contract", lambda self, theta, w: seen.append(len(w)) or original(self, theta, w)
+    )
+    for cells, most in ((1, 1), (9 * 7, 7)):  # one trajectory at a time, and seven
+        seen.clear()
+        monkeypatch.setattr(estimator_module, "CELLS", cells)
         assert np.array_equal(whole, algorithms.reinforce().per_trajectory(*arguments))
+        assert max(seen) == most
+        assert sum(seen) == 60
 
 
 def test_estimates_do_not_depend_on_the_rest_of_the_batch():
@@ -179,7 +189,7 @@ def test_unbiased_on_the_fixed_problems(problem):
 def test_unbiased_with_every_baseline(problem, data):
     mdp, g = problem.mdp, exact.gradient(*problem)
     T, S = mdp.horizon, mdp.n_states
-    shape = data.draw(st.sampled_from([(), (S,), (T, S), (T + 1, S)]))
+    shape = data.draw(st.sampled_from([(), (S,), (max(T, 1), S), (T + 1, S)]))
     numbers = data.draw(st.lists(st.integers(-8, 8), min_size=int(np.prod(shape)), max_size=int(np.prod(shape))))
     baseline = np.array(numbers, dtype=float).reshape(shape) / 4
     advantages = [RewardToGo(baseline)] + ([TotalReturn(float(baseline))] if shape == () else [])
@@ -199,6 +209,25 @@ def test_named_algorithms_are_fillings_of_the_formula():
         arguments = (BATCH, REFEREE, POLICY, THETA)
         assert np.array_equal(one.weights(*arguments), other.weights(*arguments))
         assert one.discounted_score
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_credit_is_measured_from_the_step_and_the_discount_comes_later(name):
+    """A credit from the step on is weighted by γᵗ, one from the start is not."""
+    estimator = ESTIMATORS[name]
+    batch = estimator.batch(BATCH, REFEREE, POLICY, THETA)
+    credit = np.where(BATCH.mask, estimator.advantage.credit(batch), 0.0)
+    discount = 0.9 ** np.arange(4) if estimator.discounted_score and not estimator.advantage.from_start else 1.0
+    assert_exact(60 * estimator.weights(BATCH, REFEREE, POLICY, THETA), discount * credit)
+    rewards = [[r for _, _, r in steps_of(BATCH, n)] for n in range(60)]
+    b = np.asarray(estimator.advantage.baseline)
+    for n, t in itertools.product(range(60), range(4)):
+        if t < len(rewards[n]):
+            s = BATCH.states[n, t]
+            less = b if b.ndim == 0 else b[s] if b.ndim == 1 else b[t, s]
+            first = 0 if estimator.advantage.from_start else t
+            G = sum(0.9 ** (u - first) * rewards[n][u] for u in range(first, len(rewards[n])))
+            assert abs(credit[n, t] - (G - less)) < 1e-12 * 20
 
 
 # --- negative controls: the biased are caught
@@ -237,8 +266,10 @@ def test_dropping_it_changes_nothing_without_discount():
 class ActionDependent:
     """The reward-to-go minus a number that depends on the action: no baseline, and biased."""
 
-    def credit(self, trajectories, gamma, discounted_score):
-        return RewardToGo().credit(trajectories, gamma, discounted_score) - 0.5 * trajectories.actions
+    from_start = False
+
+    def credit(self, batch):
+        return RewardToGo().credit(batch) - 0.5 * batch.trajectories.actions
 
 
 def test_an_action_dependent_baseline_is_biased():
@@ -260,7 +291,7 @@ def test_a_return_that_forgets_the_discount_is_biased(advantage):
 def test_no_steps_give_zero():
     mdp = REFEREE.replace(horizon=0)
     batch = sample(mdp, POLICY, THETA, 4, rng=0)
-    for advantage in (TotalReturn(1.0), RewardToGo(BY_STATE), RewardToGo(np.ones((1, 3))), RewardToGo(np.ones((0, 3)))):
+    for advantage in (TotalReturn(1.0), RewardToGo(BY_STATE), RewardToGo(np.ones((1, 3)))):
         assert Estimator(advantage).weights(batch, mdp, POLICY, THETA).shape == (4, 0)
         assert not Estimator(advantage).gradient(batch, mdp, POLICY, THETA).any()
         assert Estimator(advantage).per_trajectory(batch, mdp, POLICY, THETA).tolist() == [[0.0] * 9] * 4
@@ -273,18 +304,19 @@ def test_no_trajectories_are_refused(method):
 
 
 def test_the_total_return_has_no_undiscounted_score():
-    with pytest.raises(ValueError, match="discounted_score=False has no meaning with TotalReturn"):
+    with pytest.raises(ValueError, match=r"discounted_score=False has no meaning with advantage=TotalReturn"):
         Estimator(TotalReturn(), discounted_score=False)
 
 
 @pytest.mark.parametrize("advantage", [None, 1.0, "to go"])
 def test_an_advantage_must_give_credit(advantage):
-    with pytest.raises(TypeError, match="is no advantage; pass TotalReturn"):
+    with pytest.raises(TypeError, match=f"advantage={advantage!r} does not fit into this slot; pass a record"):
         Estimator(advantage)
 
 
 @pytest.mark.parametrize(("baseline", "error", "message"), [
     (np.zeros((2, 2, 2)), ValueError, r"baseline has shape \(2, 2, 2\); pass a number, \(S,\) or \(T, S\)"),
+    (np.ones((0, 3)), ValueError, r"baseline has shape \(0, 3\)"),
     (np.nan, ValueError, "baseline=nan is not a finite number"),
     ([1.0, np.inf], ValueError, r"baseline\[1\]=inf"),
     ([1j], TypeError, "must hold real numbers"),

@@ -16,7 +16,7 @@ from reinforce_np.files import as_json, as_npz, common
 
 FIELDS = ("probability", "next_state", "reward", "terminated", "initial")
 SUFFIXES = (".npz", ".json")
-SETTINGS = settings(max_examples=60, deadline=None, derandomize=True, database=None)
+SETTINGS = settings(max_examples=40, deadline=None, derandomize=True, database=None)
 
 MODEL = mdp.FiniteMDP(
     probability=[[[0.5, 0.5], [1.0, 0.0]], [[1.0, 0.0], [0.1, 0.9]]],

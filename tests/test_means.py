@@ -115,7 +115,7 @@ def test_log_probability_is_markovs_inequality():
 # --- its error rates
 
 
-@pytest.mark.parametrize("n", [1, 10, 300, 10_000])
+@pytest.mark.parametrize("n", [1, 30, 10_000])
 @pytest.mark.parametrize("name", LAWS)
 def test_false_alarms_are_fewer_than_alpha(name, n):
     values, p, mean, variance = law(name)
@@ -141,7 +141,7 @@ def test_a_variance_that_is_too_small_has_more_false_alarms_than_alpha():
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize("n", [100, 1000, 30_000])
+@pytest.mark.parametrize("n", [100, 30_000])
 @pytest.mark.parametrize("name", LAWS)
 def test_a_detectable_bias_is_detected(name, n, sign):
     values, p, mean, variance = law(name)

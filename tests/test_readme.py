@@ -33,37 +33,38 @@ def masked(text):
 
 def test_there_are_blocks_to_test():
     assert len(blocks("sh")) == 2
-    assert len(blocks("text")) == 1
+    assert [block.split("\n")[0] for block in blocks("text")] == [
+        f"$ python -m reinforce_np {name}" for name in PRINTED
+    ]
     assert ["check"] in commands()
     assert len(commands()) >= 4
 
 
-def test_the_printed_output_is_the_real_one(capsys):
-    command, printed = blocks("text")[0].split("\n", 1)
-    assert command == "$ python -m reinforce_np check"
-    assert main(["check"]) == 0
+PRINTED = ("check", "estimators")
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_the_printed_output_is_the_real_one(capsys, name):
+    printed = blocks("text")[PRINTED.index(name)].split("\n", 1)[1]
+    assert main([name]) == 0
     out, err = capsys.readouterr()
     assert (masked(printed), err) == (masked(out), "")
     lines = [ROUNDING.sub("#", line) for line in printed.splitlines()]
     assert lines[:-2] == [ROUNDING.sub("#", line) for line in out.splitlines()][:-2]
 
 
-FAILING = {"check --help": "'10% of the gradient' in the help of --trajectories is a format to argparse: TypeError"}
-
-
-@pytest.mark.parametrize("words", [
-    pytest.param(words, id=name, marks=[pytest.mark.xfail(reason=FAILING[name], strict=True)] if name in FAILING else [])
-    for words in commands() for name in [" ".join(words)]
-])  # fmt: skip
+@pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_runs(words, tmp_path):
     if any(word.startswith("gymnasium:") for word in words):
         pytest.importorskip("gymnasium")
+        words = [*words, "--trajectories", "2000"]  # a fraction of the time, and perhaps inconclusive
     examples.referee().save(tmp_path / "model.json")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "reinforce_np", *words], cwd=tmp_path, env=environment, capture_output=True, timeout=60
     )
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stderr == b""
+    assert done.returncode == 0 or (done.returncode == 3 and "--trajectories" in words)
     assert done.stdout
 
 

@@ -45,27 +45,21 @@ def test_routes_agree_on_random_problems(problem):
 
 @pytest.mark.parametrize("largest", [1.0, 37.0, 100.0, 300.0])
 def test_routes_agree_for_large_logits(largest):
-    for seed in range(40):
+    for seed in range(15):
         rng = np.random.default_rng(seed)
         comparison = compare_routes(random_mdp(n_actions=3, rng=seed), POLICY, rng.uniform(-largest, largest, size=9))
         assert comparison.agree, (seed, why(comparison))
 
 
-@pytest.mark.xfail(
-    reason="known defect: the step of the differences grows with |theta|, and J is not smooth over such distances"
-)
 def test_routes_agree_where_large_logits_nearly_tie():
-    """Differences are outside their bound in 11 of 400 models with logits 0, ±300 and one between, 23 of 400 with 700."""
-    for seed in (0, 1, 36, 79):
+    """Where a step in proportion to |theta| would be far too long: these models once had differences off their bound."""
+    for seed in (0, 1, 36, 79, *range(100, 115)):
         rng = np.random.default_rng(seed)
         theta = rng.choice([-300, 300, 0, 300 * rng.random()], size=9).astype(float)
         comparison = compare_routes(random_mdp(n_actions=3, rng=seed), POLICY, theta)
         assert comparison.agree, (seed, why(comparison))
 
 
-@pytest.mark.xfail(
-    reason="known defect: h·∂J underflows in the complex step with h=1e-20, which its tolerance does not allow for"
-)
 def test_routes_agree_on_gradients_near_the_smallest_numbers():
     comparison = compare_routes(REFEREE.replace(reward=REFEREE.reward * 1e-295), POLICY, THETA)
     assert comparison.agree, why(comparison)
@@ -227,7 +221,7 @@ MISTAKES = {
     "enumerated return undiscounted": (
         enumerated,
         "_returns",
-        lambda trajectories, mdp, objective: trajectories.rewards.sum(axis=1),
+        lambda trajectories, *_: trajectories.rewards.sum(axis=1),
     ),
     "gradient forgets pi": (
         derivatives,
@@ -269,7 +263,9 @@ def test_who_disagrees_points_at_the_mistake(monkeypatch):
 
 
 def test_the_taylor_test_alone_is_enough_to_disagree(monkeypatch):
-    monkeypatch.setattr(routes, "taylor_test", lambda *a, **o: routes.TaylorTest(1.0, np.zeros(1), np.zeros(1), False))
+    monkeypatch.setattr(
+        routes, "taylor_test", lambda *a, **o: routes.TaylorTest(1.0, np.zeros(1), np.zeros(1), False, True)
+    )
     comparison = compare_routes(*PROBLEM)
     assert not comparison.agree
     assert comparison.objectives_agree

@@ -88,12 +88,9 @@ def test_threads_change_nothing(small_blocks, workers):
 
 def test_processes_change_nothing(small_blocks):
     expected = [draw(rng=5), draw(rng=6, group_size=4)]
-    for workers in (1, 2):
-        with concurrent.futures.ProcessPoolExecutor(
-            workers, mp_context=multiprocessing.get_context("spawn")
-        ) as executor:
-            assert same(expected[0], draw(rng=5, executor=executor))
-            assert same(expected[1], draw(rng=6, group_size=4, executor=executor))
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as executor:
+        assert same(expected[0], draw(rng=5, executor=executor))
+        assert same(expected[1], draw(rng=6, group_size=4, executor=executor))
 
 
 class LazyExecutor:
@@ -416,7 +413,9 @@ def paths(batch):
 def frequencies_fit(batch, trajectories, probabilities):
     """Bernstein's bound on every frequency: a right sampler fails with probability at most FALSE_ALARM, for every n."""
     n = len(batch)
-    distinct, kind = np.unique(np.concatenate([paths(trajectories), paths(batch)]), axis=0, return_inverse=True)
+    rows = np.ascontiguousarray(np.concatenate([paths(trajectories), paths(batch)]) + 0.0)  # no −0
+    rows = rows.view(np.dtype((np.void, rows[0].nbytes))).ravel()  # compared as bytes, which is quick
+    distinct, kind = np.unique(rows, return_inverse=True)
     kind = kind.ravel()
     p = np.bincount(kind[: len(probabilities)], weights=probabilities, minlength=len(distinct))
     frequency = np.bincount(kind[len(probabilities) :], minlength=len(distinct)) / n
@@ -584,7 +583,7 @@ def test_arguments_are_refused_before_the_first_block_is_asked_for():
     ({"behaviour": TABLE * 0.9}, ValueError, r"behaviour\[0\] sums to 0.9"),
     ({"behaviour": TABLE - 0.5}, ValueError, "is not a probability"),
     ({"behaviour": np.zeros((2, 3))}, ValueError, "behaviour has shape"),
-    ({"policy": TabularSoftmax(3, 2)}, ValueError, r"policy is for \(3, 2\) states and actions, but mdp has \(3, 3\)"),
+    ({"policy": TabularSoftmax(3, 2)}, ValueError, "policy has n_states=3, n_actions=2, but mdp has n_states=3, n_actions=3"),
     ({"policy": TabularSoftmax(4, 3)}, ValueError, "build the policy for this model"),
 ])  # fmt: skip
 def test_refusals(options, error, message):
