@@ -34,7 +34,9 @@ from reinforce_np.exact import (
     KLRegularised,
     Undiscounted,
     judge,
+    moments,
     moments_by_enumeration,
+    moments_by_recursion,
 )
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
@@ -65,7 +67,9 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "examples",
     "finite_difference",
     "judge",
+    "moments",
     "moments_by_enumeration",
+    "moments_by_recursion",
     "random_mdp",
     "sample",
     "sample_blocks",

@@ -16,7 +16,7 @@ from reinforce_np import arguments
 from reinforce_np.checks import means
 from reinforce_np.estimators import algorithms
 from reinforce_np.exact.derivatives import gradient as exact_gradient
-from reinforce_np.exact.moments import DirectionalMoments, directional_moments
+from reinforce_np.exact.laws import DirectionalMoments, directional_moments
 from reinforce_np.exact.objectives import Undiscounted
 from reinforce_np.exact.values import action_values, occupancy
 from reinforce_np.sampling import sample_blocks

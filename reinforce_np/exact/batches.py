@@ -28,34 +28,32 @@ class Moments:
     ----------
     mean : array (D,)
         E[ĝ].
-    covariance : array (D, D)
-        Cov[ĝ].
+    variance : array (D,)
+        Var[ĝ_i].
+    covariance : array (D, D) or None
+        Cov[ĝ], where it was asked for.
     second_moment : array (D,)
         E[ĝ_i²]: what rounding is judged against.
     n_steps : int
         T, the number of terms a component may be the sum of.
-    n_batches : int
-        How many batches were listed.
+    n_batches : int or None
+        How many batches were listed, if any.
     route : str
         How it was computed.
     """
 
     mean: np.ndarray
-    covariance: np.ndarray
+    variance: np.ndarray
+    covariance: np.ndarray | None
     second_moment: np.ndarray
     n_steps: int
-    n_batches: int
+    n_batches: int | None
     route: str
-
-    @property
-    def variance(self):
-        """Var[ĝ_i], shape (D,)."""
-        return np.diag(self.covariance).copy()
 
     @property
     def total_variance(self):
         """Σ_i Var[ĝ_i], a float."""
-        return float(np.trace(self.covariance))
+        return float(self.variance.sum())
 
 
 def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_size=1, behaviour=None, limit=LIMIT):
@@ -102,7 +100,7 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
     prompts = arguments.integer("prompts", prompts, low=1)
     group_size = arguments.integer("group_size", group_size, low=1)
     theta = policy.real_theta(theta)
-    _check_support(policy, theta, behaviour)
+    check_support(policy, theta, behaviour)
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
     first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
     starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
@@ -122,7 +120,15 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
     for i in range(0, len(members), size):  # around the mean, so that nothing cancels
         centred = evaluate(estimator, trajectories, members[i : i + size], group_size, mdp, policy, theta) - mean
         covariance += (weights[i : i + size, None] * centred).T @ centred
-    return Moments(mean, covariance, np.diag(second).copy(), trajectories.n_steps, len(members), "enumeration")
+    return Moments(
+        mean=mean,
+        variance=np.diag(covariance).copy(),
+        covariance=covariance,
+        second_moment=np.diag(second).copy(),
+        n_steps=trajectories.n_steps,
+        n_batches=len(members),
+        route="enumeration",
+    )
 
 
 def evaluate(estimator, trajectories, members, group_size, mdp, policy, theta):
@@ -141,7 +147,7 @@ def evaluate(estimator, trajectories, members, group_size, mdp, policy, theta):
     return estimator.contract(batch, labels, n_batches)
 
 
-def _check_support(policy, theta, behaviour):
+def check_support(policy, theta, behaviour):
     """Refuse a behaviour that gives probability zero to what the policy can do: no ratio repairs that."""
     if behaviour is None:
         return

@@ -25,11 +25,14 @@ class Sweep:
         E[X] and E[X²] under the measure swept with.
     outer : array (E, E) or None
         E[XXᵀ], when asked for.
+    by_state : array (S, E)
+        E[X | first state].
     """
 
     first: np.ndarray
     second: np.ndarray
     outer: np.ndarray | None
+    by_state: np.ndarray
 
 
 def sweep(trace, psi, *, power=1, covariance=False):
@@ -81,7 +84,7 @@ def sweep(trace, psi, *, power=1, covariance=False):
     if covariance:
         half = np.tensordot(psi, H, axes=((0, 1), (0, 1))) + (h.T @ K if h.ndim else 0.0)
         outer = half + half.T
-    return Sweep(mdp.initial @ state.x, second, outer)
+    return Sweep(mdp.initial @ state.x, second, outer, state.x)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,20 +102,28 @@ class _Moments:
     @classmethod
     def zero(cls, S, m, E):
         """Nothing is to come: what is left after the last step."""
-        return cls(np.zeros((S, m)), np.ones(S), np.zeros((S, m)), np.zeros((S, m, m)), np.zeros((S, E)), np.zeros((m, S, E)))
+        return cls(
+            np.zeros((S, m)), np.ones(S), np.zeros((S, m)), np.zeros((S, m, m)), np.zeros((S, E)), np.zeros((m, S, E))
+        )
 
     def settled(self):
         """Whether the last step changed no moment of any state by more than rounding."""
         v, uu, x, ux = self.before
         if not np.isfinite(self.uu).all():
-            raise ValueError("horizon=None: the second moment of the return is infinite; use a horizon or a smaller gamma")
+            raise ValueError(
+                "horizon=None: the second moment of the return is infinite; use a horizon or a smaller gamma"
+            )
         deviation = np.sqrt(np.einsum("sii->si", self.uu))
         size = np.abs(self.x).max(axis=1, initial=0.0)
         pairs = [
             (uu, self.uu, deviation[:, :, None] * deviation[:, None, :]),
             (v, self.v, np.abs(self.v) + deviation),
             (x, self.x, size[:, None]),
-            (ux, self.ux, np.abs(self.ux).max(axis=2, initial=0.0)[:, :, None] + deviation.T[:, :, None] * size[:, None]),
+            (
+                ux,
+                self.ux,
+                np.abs(self.ux).max(axis=2, initial=0.0)[:, :, None] + deviation.T[:, :, None] * size[:, None],
+            ),
         ]
         return all(np.all(np.abs(old - new) <= SETTLED * scale) for old, new, scale in pairs)
 
@@ -189,7 +200,9 @@ def _all_squared_visits(trace, W):
         o = arrive(o[:, None, None] * step)
         if o.max() <= SETTLED * total.max():
             return total
-    raise ValueError(f"horizon=None: the visits have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma")
+    raise ValueError(
+        f"horizon=None: the visits have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma"
+    )
 
 
 def _steps_back(mdp):

@@ -36,6 +36,7 @@ array of size S·D·D is ever built.
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,7 +57,6 @@ from reinforce_np.estimators import (
     TruncatedRatio,
     VTrace,
 )
-from reinforce_np.exact import bellman
 from reinforce_np.trajectories import Trajectories
 
 MULTIPLICATIVE = (OnPolicy, TokenRatio, TruncatedRatio, MaskedRatio)
@@ -128,6 +128,19 @@ class LinearTrace:
         mu = self.behaviour * self.rho**power if self.whole_trajectory else self.behaviour
         return mu[:, :, None] * self.mdp.probability
 
+    @cached_property
+    def mean_returns(self):
+        """E[R | first state], shape (S,), under the measure of the mean; for a finite horizon."""
+        W, live, V = self.measure(1), ~self.mdp.terminated, np.zeros(self.mdp.n_states)
+        for _ in range(self.mdp.horizon):
+            V = np.einsum("sak,sak->s", W, self.rewards + self.mdp.gamma * live * V[self.mdp.next_state])
+        return V
+
+    @property
+    def centre(self):
+        """J: what is subtracted from returns so that digits survive."""
+        return float(self.mdp.initial @ self.mean_returns)
+
     def scale(self):
         """Return what the normaliser divides a sum over steps by, the number of trajectories apart."""
         normaliser = self.estimator.normaliser
@@ -182,25 +195,44 @@ def linear_trace(estimator, mdp, policy, theta, behaviour=None):
     LinearTrace or None
     """
     advantage, ratio = estimator.advantage, estimator.ratio
-    if isinstance(ratio, ClippedRatio) and behaviour is None and min(ratio.lower, ratio.upper) > 0:
-        ratio = OnPolicy()  # ρ = 1 is never clipped
+    if not isinstance(advantage, RewardToGo | GAE | NStep):
+        return None
     if isinstance(advantage, NStep) and advantage.n == 1:
         advantage = GAE(advantage.critic, 0.0, advantage.bootstrap_at_truncation)
-    estimator = replace(estimator, advantage=advantage, ratio=ratio)
-    if not isinstance(advantage, RewardToGo | GAE | NStep) or not isinstance(estimator.normaliser, PerTrajectory | Constant):
+    if isinstance(ratio, PerDecisionRatio | VTrace) and isinstance(advantage, NStep):
+        return None
+    past = isinstance(ratio, TrajectoryRatio) or (isinstance(ratio, PerDecisionRatio) and ratio.past)
+    if past and any(penalty.place == "loss" for penalty in estimator.penalty):
+        return None  # a penalty in the loss is not corrected for the past, the credit is
+    return tables_of(replace(estimator, advantage=advantage), mdp, policy, theta, behaviour)
+
+
+def tables_of(estimator, mdp, policy, theta, behaviour=None):
+    """Return what every step of the model adds to the estimate, or None where the slots do not allow it.
+
+    Parameters
+    ----------
+    estimator, mdp, policy, theta, behaviour
+        As in `linear_trace`.
+
+    Returns
+    -------
+    LinearTrace or None
+    """
+    ratio = estimator.ratio
+    if isinstance(ratio, ClippedRatio) and behaviour is None and min(ratio.lower, ratio.upper) > 0:
+        estimator = replace(estimator, ratio=OnPolicy())  # ρ = 1 is never clipped
+        ratio = estimator.ratio
+    if not isinstance(estimator.normaliser, PerTrajectory | Constant):
         return None
     if not isinstance(ratio, (*MULTIPLICATIVE, TrajectoryRatio, PerDecisionRatio, VTrace)):
         return None
-    if isinstance(ratio, PerDecisionRatio | VTrace) and isinstance(advantage, NStep):
-        return None
     if isinstance(ratio, TruncatedRatio | MaskedRatio) and not isinstance(ratio.of, TokenRatio):
         return None
-    if isinstance(ratio, PerDecisionRatio) and ratio.past and estimator.penalty and _has_loss(estimator, behaviour):
-        return None  # a penalty in the loss is not corrected for the past, the credit is
-    if isinstance(ratio, TrajectoryRatio) and estimator.penalty and _has_loss(estimator, behaviour):
-        return None
     pi = policy.probabilities(theta)
-    log_mu = policy.log_probabilities(theta) if behaviour is None else policy.log_probabilities_of("behaviour", behaviour)
+    log_mu = (
+        policy.log_probabilities(theta) if behaviour is None else policy.log_probabilities_of("behaviour", behaviour)
+    )
     mu = np.exp(log_mu)
     rho = np.divide(pi, mu, out=np.zeros_like(pi), where=mu > 0)
     steps = _every_step(estimator, mdp, policy, theta, log_mu)
@@ -222,10 +254,6 @@ class _Unit:
 
     def credit(self, batch):
         return np.ones(batch.mask.shape)
-
-
-def _has_loss(estimator, behaviour):
-    return any(getattr(penalty, "place", "loss") == "loss" for penalty in estimator.penalty)
 
 
 def _every_step(estimator, mdp, policy, theta, log_mu):
@@ -258,5 +286,3 @@ def _state(table, t, mdp=None):
         return table
     row = table if table.ndim == 1 else table[t] if t < len(table) else np.zeros(table.shape[1])
     return row[:, None, None] if mdp is None else row[mdp.next_state]
-
-

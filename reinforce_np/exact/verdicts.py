@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from reinforce_np.exact.batches import Moments, moments_by_enumeration
+from reinforce_np.exact.batches import Moments
 from reinforce_np.exact.derivatives import gradient as exact_gradient
+from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
 
 ROUNDING = 256 * np.finfo(np.float64).eps  # per step, relative to the root mean square of an estimate
@@ -73,7 +74,9 @@ class Verdict:
         )
 
 
-def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, group_size=1, behaviour=None):
+def judge(
+    estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, group_size=1, behaviour=None, route=None
+):
     """Decide what an estimator estimates, by its exact moments.
 
     Parameters
@@ -81,11 +84,11 @@ def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, g
     estimator : Estimator
         Any of the family.
     mdp, policy, theta
-        The problem, small enough to be listed.
+        The problem.
     objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
         Whose gradient it should be.
-    prompts, group_size, behaviour
-        As in `moments_by_enumeration`.
+    prompts, group_size, behaviour, route
+        As in `moments`.
 
     Returns
     -------
@@ -101,8 +104,8 @@ def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, g
     >>> print(judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2))
     proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
     """
-    moments = moments_by_enumeration(
-        estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour
+    moments = exact_moments(
+        estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour, route=route
     )
     return verdict_of(moments, exact_gradient(mdp, policy, theta, objective=objective), objective)
 
