@@ -36,6 +36,7 @@ from reinforce_np.exact import (
     judge,
     moments,
     moments_by_enumeration,
+    moments_by_histogram,
     moments_by_recursion,
 )
 from reinforce_np.examples import random_mdp
@@ -69,6 +70,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "judge",
     "moments",
     "moments_by_enumeration",
+    "moments_by_histogram",
     "moments_by_recursion",
     "random_mdp",
     "sample",

@@ -3,6 +3,7 @@
 from reinforce_np.exact.baselines import optimal_baseline
 from reinforce_np.exact.batches import Moments, moments_by_enumeration
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
+from reinforce_np.exact.histogram import moments_by_histogram
 from reinforce_np.exact.laws import moments, moments_by_recursion
 from reinforce_np.exact.objectives import Discounted, EntropyRegularised, KLRegularised, Undiscounted
 from reinforce_np.exact.values import action_values, advantages, objective, occupancy, values
@@ -23,6 +24,7 @@ __all__ = [
     "judge",
     "moments",
     "moments_by_enumeration",
+    "moments_by_histogram",
     "moments_by_recursion",
     "natural_gradient",
     "objective",

@@ -104,10 +104,8 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
     first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
     starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
-    _check_count([len(start) for start in starts], prompts, group_size, limit)
-    groups, group_p = _groups(starts, p, mdp.initial[mdp.initial > 0], group_size)
-    members, weights = _multisets(len(groups), group_p, prompts)
-    members = groups[members].reshape(len(members), prompts * group_size)
+    check_count([len(start) for start in starts], prompts, group_size, limit)
+    members, weights = listed(starts, p, mdp.initial[mdp.initial > 0], prompts, group_size)
 
     D = policy.n_parameters
     mean, second = np.zeros(D), np.zeros((D, D))
@@ -160,7 +158,7 @@ def check_support(policy, theta, behaviour):
         )
 
 
-def _check_count(n_from, prompts, group_size, limit):
+def check_count(n_from, prompts, group_size, limit):
     n_groups = sum(math.comb(n + group_size - 1, group_size) for n in n_from)
     evaluations = math.comb(n_groups + prompts - 1, prompts) * prompts * group_size
     if evaluations > limit:
@@ -168,6 +166,25 @@ def _check_count(n_from, prompts, group_size, limit):
             f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {sum(n_from)} trajectories need "
             f"{evaluations} evaluations, above limit={limit}: use smaller groups, fewer prompts or a shorter horizon"
         )
+
+
+def listed(starts, p, initial, prompts, group_size):
+    """Return all batches as rows of indices (B, prompts·group_size), and their probabilities (B,).
+
+    Parameters
+    ----------
+    starts : list of int arrays
+        For each first state, the indices of what can follow.
+    p : array
+        Probability of each, first state included.
+    initial : array
+        Probability of each first state.
+    prompts, group_size : int
+        Shape of a batch.
+    """
+    groups, group_p = _groups(starts, p, initial, group_size)
+    members, weights = _multisets(len(groups), group_p, prompts)
+    return groups[members].reshape(len(members), prompts * group_size), weights
 
 
 def _groups(starts, p, initial, group_size):

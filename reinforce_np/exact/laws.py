@@ -2,8 +2,9 @@
 
 `moments` picks the route and says which: by recursion, at any horizon, where the
 estimator is a linear trace, sees the return of its trajectory, or compares the
-returns of a group linearly (`traces`, `total_return`); by listing every
-batch otherwise (`batches`).
+returns of a group linearly (`traces`, `total_return`); by histogram of
+returns where it sees its batch only through them (`histogram`); by listing
+every batch otherwise (`batches`).
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from reinforce_np.estimators import (
     TotalReturn,
 )
 from reinforce_np.exact.batches import LIMIT, Moments, check_support, moments_by_enumeration
+from reinforce_np.exact.histogram import has_histogram, moments_by_histogram
 from reinforce_np.exact.ranges import estimate_range
 from reinforce_np.exact.recursion import sweep
 from reinforce_np.exact.total_return import return_moments
@@ -29,7 +31,7 @@ from reinforce_np.exact.traces import linear_trace, tables_of
 
 TOGETHER = 64  # directions carried at once when no covariance is wanted
 LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
-ROUTES = ("recursion", "enumeration")
+ROUTES = ("recursion", "histogram", "enumeration")
 
 
 def moments(
@@ -55,7 +57,7 @@ def moments(
         The policy that draws the actions.
     covariance : bool
         Whether the (D, D) covariance is wanted; variances always are there.
-    route : {"recursion", "enumeration"}, optional
+    route : {"recursion", "histogram", "enumeration"}, optional
         Insist on a route; the cheapest that applies if not given.
     limit : int
         Of `moments_by_enumeration`.
@@ -84,8 +86,14 @@ def moments(
     options = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
     if route == "enumeration":
         return moments_by_enumeration(estimator, mdp, policy, theta, limit=limit, **options)
-    if route == "recursion" or has_recursion(estimator, mdp, policy, theta, behaviour):
+    if route == "recursion" or (route is None and has_recursion(estimator, mdp, policy, theta, behaviour)):
         return moments_by_recursion(estimator, mdp, policy, theta, covariance=covariance, **options)
+    if route == "histogram" or has_histogram(estimator, mdp, behaviour):
+        try:
+            return moments_by_histogram(estimator, mdp, policy, theta, covariance=covariance, limit=limit, **options)
+        except arguments.TooLargeError:
+            if route is not None or not covariance:
+                raise
     return moments_by_enumeration(estimator, mdp, policy, theta, limit=limit, **options)
 
 

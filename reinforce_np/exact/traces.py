@@ -235,15 +235,14 @@ def tables_of(estimator, mdp, policy, theta, behaviour=None):
     )
     mu = np.exp(log_mu)
     rho = np.divide(pi, mu, out=np.zeros_like(pi), where=mu > 0)
-    steps = _every_step(estimator, mdp, policy, theta, log_mu)
-    table = (mdp.n_states, mdp.n_actions)
-    rewards = mdp.reward + _table(sum(penalty.reward(steps) for penalty in estimator.penalty), table)[:, :, None]
-    loss = _table(sum(penalty.loss_weights(steps) for penalty in estimator.penalty), table)
+    steps = every_step(mdp, policy, theta, log_mu)
+    rewards = mdp.reward + step_table(sum(penalty.reward(steps) for penalty in estimator.penalty), mdp)[:, :, None]
+    loss = step_table(sum(penalty.loss_weights(steps) for penalty in estimator.penalty), mdp)
     tables = [penalty.all_actions(steps) for penalty in estimator.penalty]
     tables = [passive for passive in tables if passive is not None]
-    factor = np.ones(table)
+    factor = np.ones((mdp.n_states, mdp.n_actions))
     if isinstance(ratio, MULTIPLICATIVE):
-        factor = _table(np.where(steps.mask, ratio.weigh(steps, _Unit()), 0.0), table)
+        factor = step_table(np.where(steps.mask, ratio.weigh(steps, _Unit()), 0.0), mdp)
     return LinearTrace(mdp, mu, rho, rewards, loss, sum(tables) if tables else None, factor, estimator)
 
 
@@ -256,7 +255,7 @@ class _Unit:
         return np.ones(batch.mask.shape)
 
 
-def _every_step(estimator, mdp, policy, theta, log_mu):
+def every_step(mdp, policy, theta, log_mu):
     """Return a batch of one-step trajectories, one for every (s, a): what a slot says of a step, it says here."""
     n = mdp.n_states * mdp.n_actions
     s, a = np.divmod(np.arange(n), mdp.n_actions)
@@ -276,7 +275,9 @@ def _every_step(estimator, mdp, policy, theta, log_mu):
     return plain.batch(steps, mdp, policy, theta)
 
 
-def _table(values, shape):
+def step_table(values, mdp):
+    """Return what a slot said of every step of `every_step`, (S·A, 1) or a number, as a table (S, A)."""
+    shape = mdp.n_states, mdp.n_actions
     return np.broadcast_to(values, (shape[0] * shape[1], 1)).reshape(shape).astype(np.float64)
 
 
