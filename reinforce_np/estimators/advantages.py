@@ -127,9 +127,9 @@ class GAE:
     bootstrap_at_truncation : bool
         Whether V of the final state stands in for what was cut off at the
         horizon. False counts nothing there, as the finite-horizon objective
-        does; True estimates a problem without the horizon, and is *biased*
-        for J with one unless the critic is zero there. After termination
-        nothing is ever bootstrapped.
+        does; True is *biased* for J with a horizon unless the critic is zero
+        there (it looks beyond the horizon, but leaves out the scores there).
+        After termination nothing is ever bootstrapped.
 
     References
     ----------

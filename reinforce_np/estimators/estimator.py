@@ -212,13 +212,16 @@ class Estimator:
     def _component_baseline(self, batch, visits):
         """Return Σ_{s,a} visits(s,a) b_i(s) ψ_i(s,a), shape (rows, D)."""
         psi = batch.policy.score(batch.theta)
+        S, D = batch.policy.n_states, batch.policy.n_parameters
+        if self.advantage.baseline.shape not in ((D,), (S, D)):
+            raise ValueError(
+                f"baseline has shape {self.advantage.baseline.shape}; for this policy it must be ({D},) or ({S}, {D})"
+            )
         b = np.broadcast_to(self.advantage.baseline, (batch.policy.n_states, batch.policy.n_parameters))
         return np.tensordot(visits, psi * b[:, None, :], axes=2)
 
 
 def _added_up(cell, weights, shape):
     """Return the weights added up per cell of an array of the given shape; padding has weight zero."""
-    size = int(np.prod(shape))
-    return np.bincount(cell.ravel(), weights=np.broadcast_to(weights, cell.shape).ravel(), minlength=size).reshape(
-        shape
-    )
+    weights = np.broadcast_to(weights, cell.shape).ravel()
+    return np.bincount(cell.ravel(), weights=weights, minlength=int(np.prod(shape))).reshape(shape).astype(float)

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reinforce_np import arguments, enumeration
+from reinforce_np import arguments, enumeration, graph
+from reinforce_np.estimators import Constant
+from reinforce_np.exact.values import action_values, occupancy
+from reinforce_np.policies import softmax
 from reinforce_np.trajectories import Trajectories
 
+LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
 LIMIT = 2**22  # evaluations: trajectories in all listed batches together
 AT_ONCE = 2**16  # of them held at once
 
@@ -34,6 +38,8 @@ class Moments:
         Cov[ĝ], where it was asked for.
     second_moment : array (D,)
         E[ĝ_i²]: what rounding is judged against.
+    scale : array (D,)
+        Size of the rewards and baselines that may have cancelled in ĝ_i.
     n_steps : int
         T, the number of terms a component may be the sum of.
     n_batches : int or None
@@ -46,6 +52,7 @@ class Moments:
     variance: np.ndarray
     covariance: np.ndarray | None
     second_moment: np.ndarray
+    scale: np.ndarray
     n_steps: int
     n_batches: int | None
     route: str
@@ -100,7 +107,8 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
     prompts = arguments.integer("prompts", prompts, low=1)
     group_size = arguments.integer("group_size", group_size, low=1)
     theta = policy.real_theta(theta)
-    check_support(policy, theta, behaviour)
+    check_support(mdp, policy, theta, behaviour)
+    check_sizes(estimator, mdp)
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
     first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
     starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
@@ -123,6 +131,7 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
         variance=np.diag(covariance).copy(),
         covariance=covariance,
         second_moment=np.diag(second).copy(),
+        scale=estimate_scale(estimator, mdp, policy, theta),
         n_steps=trajectories.n_steps,
         n_batches=len(members),
         route="enumeration",
@@ -145,15 +154,54 @@ def evaluate(estimator, trajectories, members, group_size, mdp, policy, theta):
     return estimator.contract(batch, labels, n_batches)
 
 
-def check_support(policy, theta, behaviour):
+def estimate_scale(estimator, mdp, policy, theta):
+    """Return the size of the rewards and baselines that may cancel in an estimate, per component, shape (D,).
+
+    Parameters
+    ----------
+    estimator, mdp, policy, theta
+        As in `moments_by_enumeration`.
+
+    Returns
+    -------
+    array (D,)
+    """
+    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    d, pi = occupancy(mdp, policy, theta), policy.probabilities(theta)
+    visits = (d if mdp.horizon is None else d.sum(axis=0))[:, None] * pi
+    scores = visits * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(visits)  # E Σ|ψ|, on the logits
+    size = np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0) + np.max(np.abs(_table_of(estimator)))
+    constant = estimator.normaliser.c if isinstance(estimator.normaliser, Constant) else 1.0
+    return policy.pull_back_magnitudes(scores) / policy.temperature * float(size / constant)
+
+
+def check_sizes(estimator, mdp):
+    """Refuse rewards and baselines whose squares leave float64, above or below."""
+    largest = max(np.abs(mdp.reward).max(), np.max(np.abs(_table_of(estimator))))
+    if largest > LARGEST or 0 < largest < 1 / LARGEST:
+        raise ValueError(
+            f"rewards and baselines of size {largest:.3g} have second moments that leave float64; divide them by {largest:.1g}"
+        )
+
+
+def _table_of(estimator):
+    """Return the baseline or critic of an estimator, zero where it has none."""
+    advantage = getattr(estimator.advantage, "of", estimator.advantage)
+    table = np.asarray(getattr(advantage, "critic", getattr(advantage, "baseline", 0.0)))
+    return table if table.size else np.zeros(1)
+
+
+def check_support(mdp, policy, theta, behaviour):
     """Refuse a behaviour that gives probability zero to what the policy can do: no ratio repairs that."""
     if behaviour is None:
         return
-    missing = (policy.probabilities(theta) > 0) & (policy.log_probabilities_of("behaviour", behaviour) == -np.inf)
+    pi = policy.probabilities(theta)
+    reached = graph.reachable(mdp, graph.possible_outcomes(mdp, pi))
+    missing = (pi > 0) & reached[:, None] & (policy.log_probabilities_of("behaviour", behaviour) == -np.inf)
     if missing.any():
         s, a = arguments.first_index(missing)
         raise ValueError(
-            f"behaviour[{s}, {a}]=0 where the policy has probability {float(policy.probabilities(theta)[s, a]):.3g}: "
+            f"behaviour[{s}, {a}]=0 where the policy has probability {float(pi[s, a]):.3g}: "
             "no importance ratio corrects what is never seen; give it probability"
         )
 

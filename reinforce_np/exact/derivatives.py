@@ -14,6 +14,7 @@ from reinforce_np import arguments
 from reinforce_np.exact import bellman
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.values import induced, occupancy
+from reinforce_np.policies import softmax
 
 
 def gradient(mdp, policy, theta, *, objective=Discounted()):
@@ -83,6 +84,30 @@ def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True):
         for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
             weights += (d[t][:, None] * pi) * centre(Q, pi)
     return np.moveaxis(weights, (0, 1), (-2, -1))
+
+
+def gradient_scale(mdp, policy, theta, *, objective=Discounted()):
+    """Return the size of the terms that each component of ∇J is the sum of, shape (D,): what rounding is relative to.
+
+    Parameters
+    ----------
+    mdp, policy, theta, objective
+        As in `gradient`; real parameters.
+
+    Returns
+    -------
+    array (D,)
+    """
+    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    pi = policy.probabilities(policy.real_theta(theta))
+    W = score_weights(magnitudes, policy, theta, objective=objective, centred=False)
+    largest_bonus = np.abs(objective.bonus(mdp, policy, theta)).max()
+    if largest_bonus:
+        visits = occupancy(mdp, policy, theta)
+        visits = visits if mdp.horizon is None else visits.sum(axis=0)
+        W = np.abs(W) + (visits[:, None] * pi) * largest_bonus * visits.sum()
+    pulled = W * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(W)
+    return policy.pull_back_magnitudes(pulled) / policy.temperature
 
 
 def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):

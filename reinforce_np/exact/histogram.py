@@ -139,6 +139,7 @@ def moments_by_histogram(
         raise ValueError(
             f"estimator={estimator!r} sees more than returns, or is off-policy; use moments_by_enumeration"
         )
+    batches.check_sizes(estimator, mdp)
     found = return_classes(estimator, mdp, policy, theta, covariance=covariance)
     starts = [np.flatnonzero(found.prompt == s) for s in np.unique(found.prompt)]
     batches.check_count([len(start) for start in starts], prompts, group_size, limit)
@@ -162,6 +163,7 @@ def moments_by_histogram(
         variance=variance,
         covariance=spread if covariance else None,
         second_moment=variance + mean**2,
+        scale=batches.estimate_scale(estimator, mdp, policy, theta),
         n_steps=mdp.horizon,
         n_batches=len(members),
         route="histogram",

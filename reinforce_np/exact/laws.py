@@ -22,7 +22,14 @@ from reinforce_np.estimators import (
     RewardToGo,
     TotalReturn,
 )
-from reinforce_np.exact.batches import LIMIT, Moments, check_support, moments_by_enumeration
+from reinforce_np.exact.batches import (
+    LIMIT,
+    Moments,
+    check_sizes,
+    check_support,
+    estimate_scale,
+    moments_by_enumeration,
+)
 from reinforce_np.exact.histogram import has_histogram, moments_by_histogram
 from reinforce_np.exact.ranges import estimate_range
 from reinforce_np.exact.recursion import sweep
@@ -30,7 +37,6 @@ from reinforce_np.exact.total_return import return_moments
 from reinforce_np.exact.traces import linear_trace, tables_of
 
 TOGETHER = 64  # directions carried at once when no covariance is wanted
-LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
 ROUTES = ("recursion", "histogram", "enumeration")
 
 
@@ -146,7 +152,7 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     group_size = arguments.integer("group_size", group_size, low=1)
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(theta)
-    check_support(policy, theta, behaviour)
+    check_support(mdp, policy, theta, behaviour)
     _check_tables(estimator, mdp)
     form = _form(estimator, mdp, policy, theta, behaviour)
     if form is None:
@@ -171,6 +177,7 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
         variance=variance,
         covariance=spread if covariance else None,
         second_moment=variance + mean**2,
+        scale=estimate_scale(estimator, mdp, policy, theta),
         n_steps=mdp.horizon if mdp.horizon is not None else mdp.n_states,
         n_batches=None,
         route="recursion",
@@ -368,8 +375,4 @@ def _check_tables(estimator, mdp):
         raise ValueError(
             "horizon=None: the moments of TotalReturn and of groups need a horizon; use RewardToGo or replace(horizon=...)"
         )
-    largest = max(np.abs(mdp.reward).max(), np.max(np.abs(table)))
-    if largest > LARGEST or 0 < largest < 1 / LARGEST:
-        raise ValueError(
-            f"rewards and baselines of size {largest:.3g} have second moments that leave float64; divide them by {largest:.1g}"
-        )
+    check_sizes(estimator, mdp)

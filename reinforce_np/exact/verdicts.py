@@ -2,7 +2,8 @@
 
 A verdict compares the exact mean of an estimator with the exact gradient of a
 *named* objective. What counts as zero is what rounding could have left: per
-component, c·ε·T times the root mean square of the estimate. The cosine is
+component, c·ε·T times the root mean square of the estimate, and c·ε times the
+rewards and baselines that cancelled in it. The cosine is
 reported and never decides: dropping γᵗ keeps it above 0.99 while a quarter of
 the gradient is wrong.
 """
@@ -15,6 +16,7 @@ import numpy as np
 
 from reinforce_np.exact.batches import Moments
 from reinforce_np.exact.derivatives import gradient as exact_gradient
+from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
 
@@ -63,7 +65,7 @@ class Verdict:
         if self.kind == "unbiased":
             return f"unbiased for the gradient of {name}: largest difference {np.abs(self.bias).max():.1e} is rounding"
         if self.kind == "undefined":
-            return f"undefined for the gradient of {name}: it is zero here, and so is the mean of the estimate"
+            return f"undefined for the gradient of {name}: it is zero here, or below rounding, and so is the mean of the estimate"
         if self.kind == "proportional":
             return f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
         cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
@@ -107,10 +109,17 @@ def judge(
     moments = exact_moments(
         estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour, route=route
     )
-    return verdict_of(moments, exact_gradient(mdp, policy, theta, objective=objective), objective)
+    gradient = exact_gradient(mdp, policy, theta, objective=objective)
+    return verdict_of(moments, gradient, objective, scale=gradient_scale(mdp, policy, theta, objective=objective))
 
 
-def verdict_of(moments, gradient, objective):
+def _norm(x):
+    """Return ‖x‖, however large or small its entries are."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return largest * float(np.linalg.norm(x / largest)) if largest else 0.0
+
+
+def verdict_of(moments, gradient, objective, *, scale=None):
     """Compare exact moments with an exact gradient.
 
     Parameters
@@ -121,34 +130,35 @@ def verdict_of(moments, gradient, objective):
         ∇J.
     objective : Objective
         Its name.
+    scale : array (D,), optional
+        The size of the terms that the gradient is the sum of; its own size if not given.
 
     Returns
     -------
     Verdict
     """
     mean, bias = moments.mean, moments.mean - gradient
-    scale = np.sqrt(np.maximum(moments.second_moment, gradient**2))
-    rounding = ROUNDING * max(moments.n_steps, 1) * np.maximum(scale, ROUNDING * scale.max(initial=0.0))
-    zero_gradient, zero_mean = np.all(np.abs(gradient) <= rounding), np.all(np.abs(mean) <= rounding)
-    size, length = float(np.linalg.norm(gradient)), float(np.linalg.norm(mean))
-    factor = float(mean @ gradient / size**2) if not zero_gradient else None
+    steps = max(moments.n_steps, 1)
+    in_mean = ROUNDING * steps * np.sqrt(moments.second_moment) + ROUNDING * moments.scale
+    in_gradient = ROUNDING * steps * (np.abs(gradient) if scale is None else scale)
+    zero_gradient, zero_mean = np.all(np.abs(gradient) <= in_gradient), np.all(np.abs(mean) <= in_mean)
+    size, length = _norm(gradient), _norm(mean)
+    cosine = None if zero_gradient or zero_mean else float(np.clip((mean / length) @ (gradient / size), -1.0, 1.0))
+    factor = None if cosine is None else cosine * length / size
+    rounding = in_mean + in_gradient
     if zero_gradient and zero_mean:
         kind, factor = "undefined", None
     elif np.all(np.abs(bias) <= rounding):
         kind, factor = "unbiased", 1.0
-    elif (
-        factor is not None
-        and not zero_mean
-        and np.all(np.abs(mean - factor * gradient) <= (1 + abs(factor)) * rounding)
-    ):
+    elif factor is not None and np.all(np.abs(mean - factor * gradient) <= in_mean + abs(factor) * in_gradient):
         kind = "proportional"
     else:
         kind, factor = "biased", None
     return Verdict(
         kind=kind,
         factor=factor,
-        relative_bias=float(np.linalg.norm(bias)) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
-        cosine=None if zero_gradient or zero_mean else float(np.clip(mean @ gradient / size / length, -1.0, 1.0)),
+        relative_bias=_norm(bias) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
+        cosine=cosine,
         bias=bias,
         gradient=gradient,
         objective=objective,
