@@ -62,6 +62,41 @@ class Moments:
         """Σ_i Var[ĝ_i], a float."""
         return float(self.variance.sum())
 
+    @property
+    def signal_to_noise(self):
+        """‖E[ĝ]‖ / sqrt(Σ_i Var[ĝ_i]) of one batch; infinite without variance, None when both are zero."""
+        signal, noise = float(np.linalg.norm(self.mean)), math.sqrt(self.total_variance)
+        return signal / noise if noise else math.inf if signal else None
+
+    def batches_needed(self, *, standard_error=None, signal_to_noise=None):
+        """Return how many independent batches, averaged, reach an accuracy.
+
+        Parameters
+        ----------
+        standard_error : float, optional
+            Largest allowed standard error of any component.
+        signal_to_noise : float, optional
+            ‖E[ĝ]‖ over the root of the total variance of the average; give
+            this or `standard_error`.
+
+        Returns
+        -------
+        int
+        """
+        if (standard_error is None) == (signal_to_noise is None):
+            raise ValueError(
+                f"standard_error={standard_error!r} and signal_to_noise={signal_to_noise!r}: give exactly one of them"
+            )
+        if standard_error is not None:
+            target = arguments.number("standard_error", standard_error, low=0.0, open_low=True, rule="a number > 0")
+            ratio = float(self.variance.max(initial=0.0)) / target**2
+        else:
+            target = arguments.number("signal_to_noise", signal_to_noise, low=0.0, open_low=True, rule="a number > 0")
+            if not np.any(self.mean):
+                raise ValueError(f"signal_to_noise={target!r} is out of reach: the mean is zero, so there is no signal")
+            ratio = target**2 * self.total_variance / float(self.mean @ self.mean)
+        return max(1, math.ceil(ratio * (1 - 1e-12)))
+
 
 def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_size=1, behaviour=None, limit=LIMIT):
     """Return the exact moments of an estimator by listing every batch.

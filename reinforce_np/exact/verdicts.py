@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from reinforce_np import arguments
 from reinforce_np.exact.batches import Moments
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
@@ -59,6 +60,40 @@ class Verdict:
     objective: Any
     moments: Moments
     rounding: np.ndarray
+
+    def mean_squared_error(self, n_batches):
+        """Return E‖average of n batches − ∇J‖² = ‖bias‖² + Σ_i Var[ĝ_i]/n.
+
+        Parameters
+        ----------
+        n_batches : int
+            How many independent batches are averaged.
+
+        Returns
+        -------
+        float
+        """
+        n_batches = arguments.integer("n_batches", n_batches, low=1)
+        return float(self.bias @ self.bias) + self.moments.total_variance / n_batches
+
+    def as_dict(self):
+        """Return the verdict as plain numbers and lists, ready for JSON."""
+        finite = lambda x: x if x is not None and math.isfinite(x) else None  # noqa: E731
+        return {
+            "kind": self.kind,
+            "objective": type(self.objective).__name__,
+            "factor": self.factor,
+            "relative_bias": finite(self.relative_bias),
+            "cosine": self.cosine,
+            "bias": self.bias.tolist(),
+            "gradient": self.gradient.tolist(),
+            "mean": self.moments.mean.tolist(),
+            "variance": self.moments.variance.tolist(),
+            "total_variance": self.moments.total_variance,
+            "signal_to_noise": finite(self.moments.signal_to_noise),
+            "rounding": self.rounding.tolist(),
+            "route": self.moments.route,
+        }
 
     def __str__(self):
         name = type(self.objective).__name__
