@@ -145,7 +145,8 @@ def moments_by_histogram(
     batches.check_count([len(start) for start in starts], prompts, group_size, limit)
     initial = np.array([found.probability[start].sum() for start in starts])
     members, weights = batches.listed(starts, found.probability, initial, prompts, group_size)
-    mean, second = 0.0, 0.0
+    D = policy.n_parameters
+    mean, second = np.zeros(D), np.zeros((D, D) if covariance else D)
     size = max(batches.AT_ONCE // (prompts * group_size), 1)
     for i in range(0, len(members), size):
         w = _weights(estimator, found, members[i : i + size], group_size, mdp, policy, theta)
