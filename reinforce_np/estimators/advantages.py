@@ -223,7 +223,7 @@ def spread(per_trajectory, batch):
 def state_table(name, value):
     """Return a checked read-only array: a number, (S,) or (T, S)."""
     table = arguments.real_array(name, value)
-    if table.ndim > 2 or table.size == 0:
+    if table.ndim > 2 or (table.ndim and table.shape[-1] == 0):
         raise ValueError(f"{name} has shape {table.shape}; pass a number, (S,) or (T, S)")
     table.setflags(write=False)
     return table

@@ -46,6 +46,13 @@ class Moments:
         How many batches were listed, if any.
     route : str
         How it was computed.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples, moments
+    >>> found = moments(algorithms.reinforce(), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+    >>> found.total_variance, found.batches_needed(standard_error=0.01)
+    (0.125, 625)
     """
 
     mean: np.ndarray
@@ -205,21 +212,21 @@ def estimate_scale(estimator, mdp, policy, theta):
     d, pi = occupancy(mdp, policy, theta), policy.probabilities(theta)
     visits = (d if mdp.horizon is None else d.sum(axis=0))[:, None] * pi
     scores = visits * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(visits)  # E Σ|ψ|, on the logits
-    size = np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0) + np.max(np.abs(_table_of(estimator)))
+    size = np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0) + np.max(np.abs(table_of(estimator)))
     constant = estimator.normaliser.c if isinstance(estimator.normaliser, Constant) else 1.0
     return policy.pull_back_magnitudes(scores) / policy.temperature * float(size / constant)
 
 
 def check_sizes(estimator, mdp):
     """Refuse rewards and baselines whose squares leave float64, above or below."""
-    largest = max(np.abs(mdp.reward).max(), np.max(np.abs(_table_of(estimator))))
+    largest = max(np.abs(mdp.reward).max(), np.max(np.abs(table_of(estimator))))
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
         raise ValueError(
             f"rewards and baselines of size {largest:.3g} have second moments that leave float64; divide them by {largest:.1g}"
         )
 
 
-def _table_of(estimator):
+def table_of(estimator):
     """Return the baseline or critic of an estimator, zero where it has none."""
     advantage = getattr(estimator.advantage, "of", estimator.advantage)
     table = np.asarray(getattr(advantage, "critic", getattr(advantage, "baseline", 0.0)))

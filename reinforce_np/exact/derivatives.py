@@ -169,7 +169,9 @@ def _tangents(mdp, pi, pi_dot, r, r_dot, gamma):
     for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
         d, flow_dot = flows[t]
         Q_dot = r_dot + gamma * bellman.expected_next(mdp, p, V_dot)
-        W_dot += flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * Q_dot
+        W_dot += flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * bellman.centred(
+            Q_dot, pi
+        )
         V_dot = (pi_dot * Q[..., None] + pi[..., None] * Q_dot).sum(axis=1)
     return W_dot
 
@@ -185,7 +187,7 @@ def _fixed_tangents(mdp, pi, pi_dot, r, r_dot, gamma):
     V_dot = system.values((pi_dot * Q[..., None] + pi[..., None] * r_dot).sum(axis=1))
     Q_dot = r_dot + gamma * bellman.expected_next(mdp, p, V_dot)
     flow_dot = d_dot[:, None] * pi[..., None] + d[:, None, None] * pi_dot
-    return flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * Q_dot
+    return flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * bellman.centred(Q_dot, pi)
 
 
 def fisher_information(mdp, policy, theta, *, objective=Discounted()):

@@ -49,6 +49,13 @@ class Verdict:
         Of the estimate.
     rounding : array (D,)
         What counted as zero.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples, judge
+    >>> verdict = judge(algorithms.reinforce(), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+    >>> verdict.kind, verdict.mean_squared_error(n_batches=100)
+    ('unbiased', 0.00125)
     """
 
     kind: str

@@ -82,12 +82,12 @@ def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_
     --------
     >>> for row in over_group_size(*verifier([0.5]), [2, 8]).rows:
     ...     print(f"{row.value} {row.estimator:31} {row.factor:.3f} {row.noise:.2f}")
-    2 RLOO                            1.000 2.00
-    2 group mean (Dr. GRPO)           0.500 2.00
-    2 group mean and deviation (GRPO) 1.000 2.00
-    8 RLOO                            1.000 0.29
-    8 group mean (Dr. GRPO)           0.875 0.29
-    8 group mean and deviation (GRPO) 1.839 0.33
+    2 RLOO                            1.000 4.00
+    2 group mean (Dr. GRPO)           0.500 4.00
+    2 group mean and deviation (GRPO) 1.000 4.00
+    8 RLOO                            1.000 1.43
+    8 group mean (Dr. GRPO)           0.875 1.43
+    8 group mean and deviation (GRPO) 1.856 1.28
     """
     finite_horizon(mdp)
     n, rows = count("batch_size", batch_size), []
@@ -126,7 +126,7 @@ def over_group_size_of_verifier(success=SUCCESS, values=GROUP_SIZES, *, n_action
     ...     print(row.setting, row.verdict, round(row.cosine, 3))
     p = 0.5 proportional 1.0
     p = 0.02 proportional 1.0
-    all prompts biased 0.994
+    all prompts biased 0.998
     """
     success = several("success", success, _probability)
     problems = [(f"p = {p:g}", [p]) for p in success] + ([("all prompts", success)] if len(success) > 1 else [])

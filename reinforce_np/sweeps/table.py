@@ -33,8 +33,10 @@ class Row:
         "unbiased", "proportional", "biased" or "undefined", as `exact.judge` says.
     factor : float or None
         E[ĝ] = factor · ∇J, where that holds.
+    bias : float
+        ‖E[ĝ] − ∇J‖; exactly zero when the difference is rounding.
     relative_bias : float or None
-        ‖E[ĝ] − ∇J‖ / ‖∇J‖; exactly zero when the difference is rounding.
+        bias / ‖∇J‖.
     cosine : float or None
         Between E[ĝ] and ∇J.
     variance : float
@@ -53,7 +55,7 @@ class Row:
     group_size : int
         Trajectories the estimator compares; 1 when it looks at each by itself.
     kl : float or None
-        KL divergence of the behaviour's trajectories from the policy's, in nats; None on-policy.
+        KL(π ‖ μ) between the trajectories of policy and behaviour, in nats; None on-policy.
     route : str
         How the moments were computed.
     """
@@ -63,6 +65,7 @@ class Row:
     estimator: str
     verdict: str
     factor: float | None
+    bias: float
     relative_bias: float | None
     cosine: float | None
     variance: float
@@ -74,6 +77,12 @@ class Row:
     group_size: int
     kl: float | None
     route: str
+
+    def averaged_over(self, batch_size):
+        """Return the row of the same estimator with the errors of another N."""
+        rmse = math.sqrt(self.bias**2 + self.variance / batch_size)
+        relative = None if self.relative_rmse is None else rmse / self.gradient_norm
+        return dataclasses.replace(self, batch_size=batch_size, rmse=rmse, relative_rmse=relative)
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
@@ -150,26 +159,27 @@ def measured(
         )
     right = verdict.kind in ("unbiased", "undefined")
     bias = 0.0 if right else float(np.linalg.norm(verdict.bias))
-    rmse = math.sqrt(bias**2 + variance / batch_size)
     nothing = verdict.kind == "undefined" or not math.isfinite(verdict.relative_bias)
-    return Row(
+    row = Row(
         value=value,
         setting=setting,
         estimator=name,
         verdict=verdict.kind,
         factor=verdict.factor,
+        bias=bias,
         relative_bias=None if nothing else bias / size,
         cosine=verdict.cosine,
         variance=variance,
         noise=None if nothing or verdict.cosine is None else variance / length**2,
         batch_size=batch_size,
-        rmse=rmse,
-        relative_rmse=None if nothing else rmse / size,
+        rmse=0.0,
+        relative_rmse=None if nothing else 0.0,
         gradient_norm=size,
         group_size=group_size,
         kl=kl,
         route=verdict.moments.route,
     )
+    return row.averaged_over(batch_size)
 
 
 def several(name, values, check):
