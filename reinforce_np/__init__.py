@@ -17,10 +17,12 @@ Data flows down this list, imports never up:
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
+    sweeps                        tables of exact bias and variance
+    plots                         draw them, with matplotlib
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import exact, examples
+from reinforce_np import exact, examples, plots, sweeps
 from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
@@ -34,7 +36,10 @@ from reinforce_np.exact import (
     KLRegularised,
     Undiscounted,
     judge,
+    moments,
     moments_by_enumeration,
+    moments_by_histogram,
+    moments_by_recursion,
 )
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
@@ -65,11 +70,16 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "examples",
     "finite_difference",
     "judge",
+    "moments",
     "moments_by_enumeration",
+    "moments_by_histogram",
+    "moments_by_recursion",
+    "plots",
     "random_mdp",
     "sample",
     "sample_blocks",
     "smallest_detectable_bias",
+    "sweeps",
     "taylor_test",
     "trajectories_needed",
 ]

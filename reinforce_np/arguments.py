@@ -65,7 +65,7 @@ def real_array(name, value, *, ndim=None, shape=None, minus_infinity=False):
     admits entries of −inf (masked logits).
     """
     array = _as_array(name, value)
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} holds {array.dtype} values; it must hold real numbers")
     check_shape(name, array, ndim=ndim, shape=shape)
     array = array.astype(np.float64)

@@ -74,6 +74,11 @@ class Trajectories:
             raise ValueError(
                 f"{arguments.at('lengths', wrong)}={self.lengths[wrong]} is out of range; it must be in [0, {n_steps}]"
             )
+        if not np.isfinite(self.rewards).all() and np.any(self.mask & ~np.isfinite(self.rewards)):
+            wrong = arguments.first_index(self.mask & ~np.isfinite(self.rewards))
+            raise ValueError(
+                f"{arguments.at('rewards', wrong)}={self.rewards[wrong]} is not a finite number; replace it"
+            )
 
     def __repr__(self):
         return f"Trajectories(n={len(self)}, n_steps={self.n_steps})"

@@ -22,7 +22,7 @@ from reinforce_np import (
     sample,
 )
 from reinforce_np.exact import moments as moments_module
-from reinforce_np.exact.moments import directional_moments
+from reinforce_np.exact.laws import directional_moments
 
 REFEREE = examples.referee()
 POLICY = TabularSoftmax(3, 3)

@@ -16,7 +16,7 @@ from reinforce_np import arguments
 from reinforce_np.checks import means
 from reinforce_np.estimators import algorithms
 from reinforce_np.exact.derivatives import gradient as exact_gradient
-from reinforce_np.exact.moments import DirectionalMoments, directional_moments
+from reinforce_np.exact.laws import DirectionalMoments, directional_moments
 from reinforce_np.exact.objectives import Undiscounted
 from reinforce_np.exact.values import action_values, occupancy
 from reinforce_np.sampling import sample_blocks
@@ -64,7 +64,7 @@ class Law:
         """
         square = self.moments.second_moment
         largest = np.maximum(self.moments.high**2, self.moments.low**2)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite where unknown or too large: not tested
             of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
         least = np.maximum(self.rounding, TINY) ** 2
         return np.array([self.moments.variance + least, np.maximum(of_square + least * square, TINY**2)])
@@ -137,14 +137,15 @@ class Confirmation:
     def conclusive(self):
         """Whether the run could have caught something as large as the gradient itself.
 
-        True when in some component the smallest detectable bias is below the
-        gradient, or, where the gradient vanishes, below the spread of a
-        single trajectory's estimate; and when the estimate is always zero, so
-        that anything else would be noticed.
+        True when in some component that is not always zero the smallest
+        detectable bias is below the gradient, or, where the gradient vanishes,
+        below the spread of a single trajectory's estimate; and when the
+        estimate is always zero, so that anything else would be noticed.
         """
         spread = self.standard_error * math.sqrt(self.n)
         scale = np.maximum(np.abs(self.gradient), np.where(np.abs(self.gradient) < 1e-3 * spread, spread, 0.0))
-        return bool(np.any(self.smallest_detectable <= scale))
+        moves = (spread > 0) | (self.gradient != 0)
+        return bool(np.any((self.smallest_detectable <= scale)[moves]) if moves.any() else True)
 
     def __str__(self):
         i = int(np.argmin(self.log_probability.min(axis=0)))

@@ -16,7 +16,8 @@ import numpy as np
 from reinforce_np import arguments
 
 EPS = np.finfo(np.float64).eps
-STEP = 2.0**-7  # relative to the scale of θ: three halvings balance truncation (h⁶) and rounding (ε/h)
+STEP = 2.0**-7  # three halvings balance truncation (h⁶) and rounding (ε/h)
+LEAST = 2.0**-20  # relative to θ: a smaller step would be lost beside it
 SAFETY = 4.0  # on the truncation estimate; tests/test_differences.py measures how often the bound holds
 REDUCTIONS = 8  # of the step, by eight each, while the differences do not look smooth
 CANCELLED = 1e-5  # of the change made by the first extrapolation: stands in when the second changes nothing by accident
@@ -102,7 +103,7 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
     theta : array (D,)
         Real parameters; entries of −inf have derivative zero.
     step : float or array (D,), optional
-        The first h; 2⁻⁷ of max(1, |θ_i|) if not given.
+        The first h; 2⁻⁷ if not given, and 2⁻²⁰ |θ_i| where that is more.
     noise : float, optional
         Absolute rounding error of one value of f; 32·ε·max|f| if not given,
         with ε that of the type that f returns. Give it when f is a small difference of large terms.
@@ -128,8 +129,8 @@ def finite_difference(f: Callable, theta, *, step=None, noise=None, components=N
     theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
     chosen = _chosen(components, len(theta))
     finite = np.isfinite(theta[chosen])
-    scale = np.maximum(1.0, np.abs(np.where(np.isfinite(theta), theta, 0.0)))
-    h = (STEP * scale if step is None else _steps(step, len(theta)))[chosen]
+    first = np.maximum(STEP, LEAST * np.abs(np.where(np.isfinite(theta), theta, 0.0)))
+    h = (first if step is None else _steps(step, len(theta)))[chosen]
     noise = None if noise is None else arguments.number("noise", noise, low=0.0)
     gradient, bound = np.zeros(len(chosen)), np.zeros(len(chosen))
     rows = np.flatnonzero(finite)

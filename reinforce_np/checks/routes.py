@@ -11,10 +11,9 @@ import numpy as np
 
 from reinforce_np import arguments, enumeration
 from reinforce_np.checks.differences import TaylorTest, complex_step, finite_difference, taylor_test
-from reinforce_np.exact.derivatives import gradient, score_weights
+from reinforce_np.exact.derivatives import gradient, gradient_scale
 from reinforce_np.exact.enumerated import gradient_by_enumeration, objective_by_enumeration
 from reinforce_np.exact.values import objective, occupancy
-from reinforce_np.policies import softmax
 
 EXACT = 1e-12  # relative to the largest summed term: what exact routes may differ by
 WORK = 2**30  # cells of the recursions that each difference route may visit before it takes a subset of components
@@ -136,7 +135,7 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
     theta = arguments.real_array("theta", theta, shape=(policy.n_parameters,), minus_infinity=True)
     work, rng = arguments.integer("work", work, low=1), arguments.generator(rng)
     g = gradient(mdp, policy, theta)
-    terms, gradient_scale = _scales(mdp, policy, theta)
+    terms, scale = _scales(mdp, policy, theta)
     steps = mdp.horizon if mdp.horizon is not None else 0
     cell = mdp.probability.size * max(steps, 1) if mdp.horizon is not None else mdp.n_states**3
 
@@ -146,10 +145,10 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
     noise = EPS * terms * (16 + (steps or mdp.n_states))
     reach = 1.0 / np.where(policy.slopes > 0, policy.slopes, 1.0)  # how far a parameter must move to change the policy
     batch = int(np.clip(2**21 // mdp.probability.size, 1, 64))
-    routes = [_enumeration_route(mdp, policy, theta, g, gradient_scale, limit)]
+    routes = [_enumeration_route(mdp, policy, theta, g, scale, limit)]
     chosen, note = _subset(policy.n_parameters, work // (4 * cell), rng)
     by_complex_step = complex_step(J, theta, step=COMPLEX_STEP * reach, components=chosen, batch=batch)
-    tolerance = np.full(len(chosen), EXACT * gradient_scale)
+    tolerance = np.full(len(chosen), EXACT * scale)
     routes.append(Route("complex_step", by_complex_step, chosen, tolerance, np.abs(by_complex_step - g[chosen]), note))
     chosen, note = _subset(policy.n_parameters, work // (6 * cell), rng)
     by_difference, bound = finite_difference(
@@ -167,7 +166,7 @@ def compare_routes(mdp, policy, theta, *, limit=enumeration.LIMIT, work=WORK, rn
         objective_tolerance=EXACT * terms,
         gradient=g,
         routes=tuple(routes),
-        scale=gradient_scale,
+        scale=scale,
         taylor=taylor_test(J, g, theta, direction=reach * rng.uniform(-1, 1, size=len(g)), noise=noise),
     )
 
@@ -185,11 +184,7 @@ def _enumeration_route(mdp, policy, theta, g, scale, limit):
 def _scales(mdp, policy, theta):
     """Return the sums of absolute terms of J, and of the largest gradient component: rounding is relative to them."""
     magnitudes = mdp.replace(reward=np.abs(mdp.reward))
-    pi = policy.probabilities(theta)
-    W = score_weights(magnitudes, policy, theta, centred=False)
-    pulled = W * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(W)
-    terms = policy.pull_back_magnitudes(pulled) / policy.temperature
-    return float(objective(magnitudes, policy, theta)), float(terms.max())
+    return float(objective(magnitudes, policy, theta)), float(gradient_scale(mdp, policy, theta).max())
 
 
 def _objective_forward(mdp, policy, theta):

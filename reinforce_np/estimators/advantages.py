@@ -127,9 +127,9 @@ class GAE:
     bootstrap_at_truncation : bool
         Whether V of the final state stands in for what was cut off at the
         horizon. False counts nothing there, as the finite-horizon objective
-        does; True estimates a problem without the horizon, and is *biased*
-        for J with one unless the critic is zero there. After termination
-        nothing is ever bootstrapped.
+        does; True is *biased* for J with a horizon unless the critic is zero
+        there (it looks beyond the horizon, but leaves out the scores there).
+        After termination nothing is ever bootstrapped.
 
     References
     ----------
@@ -223,7 +223,7 @@ def spread(per_trajectory, batch):
 def state_table(name, value):
     """Return a checked read-only array: a number, (S,) or (T, S)."""
     table = arguments.real_array(name, value)
-    if table.ndim > 2 or table.size == 0:
+    if table.ndim > 2 or (table.ndim and table.shape[-1] == 0):
         raise ValueError(f"{name} has shape {table.shape}; pass a number, (S,) or (T, S)")
     table.setflags(write=False)
     return table

@@ -101,8 +101,8 @@ def reinforce_with_baseline(baseline):
 def actor_critic(critic, *, discounted_score=True):
     """One-step actor-critic: the score times the temporal difference.
 
-    Estimates ∇J_γ. *Unbiased* with the true value function as critic,
-    *biased* otherwise.
+    Estimates ∇J_γ. *Unbiased* with the true value function as critic and a
+    discounted score, *biased* otherwise.
 
     Parameters
     ----------
@@ -131,8 +131,9 @@ def actor_critic(critic, *, discounted_score=True):
 def a2c(critic, *, lam=1.0, entropy=0.0, bootstrap_at_truncation=False, discounted_score=True):
     """A2C: advantage actor-critic with an entropy bonus in the loss.
 
-    Estimates ∇J_γ. *Unbiased* without the bonus at λ = 1 and no bootstrapping
-    at truncation, whatever the critic; *biased* otherwise.
+    Estimates ∇J_γ. *Unbiased* with a discounted score, without the bonus and
+    without bootstrapping at truncation, at λ = 1 with any critic and at every λ with the true one;
+    *biased* otherwise.
 
     Parameters
     ----------
@@ -167,7 +168,8 @@ def a2c(critic, *, lam=1.0, entropy=0.0, bootstrap_at_truncation=False, discount
 def ppo(critic, *, lam=0.95, epsilon=0.2, entropy=0.0, bootstrap_at_truncation=False, discounted_score=True):
     """PPO: A2C on slightly old data, the ratio clipped.
 
-    Estimates ∇J_γ when θ = θ_old and λ = 1. *Biased* by design otherwise.
+    At θ = θ_old it is `a2c`, and *unbiased* where that is. *Biased* by
+    design otherwise.
 
     Parameters
     ----------
@@ -239,6 +241,8 @@ def reinforce_plus_plus(*, reference=None, beta=0.0, epsilon=0.2, eps=1e-8):
     """REINFORCE++: reward-to-go with the KL in the reward, standardised over the batch, the ratio clipped.
 
     Estimates no named objective exactly. *Biased* by the standardisation.
+    (The paper's KL in the reward is that of the policy that drew the data;
+    here it is that of θ, which is the same at θ = θ_old.)
 
     Parameters
     ----------

@@ -39,7 +39,7 @@ def fit_state_baseline(trajectories, gamma, n_states):
     array([0.5])
     """
     live = trajectories.mask
-    visited = trajectories.states[live]
+    visited = arguments.integer_array("states", trajectories.states[live], low=0, high=n_states)
     sums = np.bincount(visited, weights=rewards_to_go(trajectories.rewards, gamma)[live], minlength=n_states)
     return sums / np.maximum(np.bincount(visited, minlength=n_states), 1)
 
@@ -65,8 +65,8 @@ def fit_optimal_baseline(trajectories, policy, theta, gamma, *, per_component=Fa
 
     References
     ----------
-    Weaver & Tao, "The Optimal Reward Baseline for Gradient-Based
-    Reinforcement Learning", UAI 2001; per component Peters & Schaal, "Reinforcement
+    Greensmith, Bartlett & Baxter, "Variance Reduction Techniques for Gradient
+    Estimates in Reinforcement Learning", JMLR 5 (2004); per component Peters & Schaal, "Reinforcement
     Learning of Motor Skills with Policy Gradients", Neural Networks 21 (2008), equation (20).
 
     Examples
@@ -103,7 +103,7 @@ class PerComponent:
 
     Parameters
     ----------
-    of : TotalReturn or RewardToGo
+    of : record of `advantages` or `groups`
         The advantage.
     baseline : array (D,) or (S, D)
         b_i, or b_i(s).
@@ -124,6 +124,8 @@ class PerComponent:
     baseline: Any
 
     def __post_init__(self):
+        if not hasattr(self.of, "credit") or isinstance(self.of, type | PerComponent):
+            raise TypeError(f"of={self.of!r} takes no baseline per component; pass an advantage such as TotalReturn()")
         baseline = arguments.real_array("baseline", self.baseline)
         if baseline.ndim not in (1, 2):
             raise ValueError(f"baseline has shape {baseline.shape}; pass (D,) or (S, D)")
@@ -143,14 +145,13 @@ class PerComponent:
 class InSampleOptimal:
     """R − b with the optimal baseline b fitted on the very same batch. A *specimen*.
 
-    *Biased*: b depends on the actions it is used on, by more than the
-    in-sample mean does, and not by a factor.
+    *Biased*: b depends on the actions it is used on, mostly by more than the
+    in-sample mean does, and in general not by a factor.
 
     References
     ----------
-    Weaver & Tao (2001) fit it; that its in-sample version is biased is Greensmith,
-    Bartlett & Baxter, "Variance Reduction Techniques for Gradient Estimates in
-    Reinforcement Learning", JMLR 5 (2004), section 5.
+    Greensmith, Bartlett & Baxter, "Variance Reduction Techniques for Gradient
+    Estimates in Reinforcement Learning", JMLR 5 (2004).
 
     Examples
     --------
@@ -200,4 +201,5 @@ class ActionDependent:
 
     def credit(self, batch):
         """Return G_t − b(s_t, a_t), shape (N, T)."""
+        arguments.check_shape("baseline", self.baseline, shape=(batch.policy.n_states, batch.policy.n_actions))
         return rewards_to_go(batch.rewards, batch.gamma) - batch.at_steps(self.baseline)

@@ -94,15 +94,15 @@ def total(x, index):
     return sums[index]
 
 
-def exponential(log_ratio, mask):
+def exponential(log_ratio, mask, what="the importance ratio"):
     """Return exp(log_ratio) where `mask`, zero elsewhere, refusing what float64 cannot hold."""
     log_ratio = np.where(mask, log_ratio, -np.inf)
     wrong = log_ratio > LARGEST_LOG
     if wrong.any():
         index = arguments.first_index(wrong)
         raise ValueError(
-            f"the importance ratio overflows: {arguments.at('log_ratio', index)}={float(log_ratio[index]):.6g} nats; the behaviour is too "
-            "far from the policy: use TruncatedRatio, or data of a closer policy"
+            f"{what} overflows: {arguments.at('log_ratio', index)}={float(log_ratio[index]):.6g} nats; the policies are too far "
+            "apart: use TruncatedRatio, or data and references of a closer policy"
         )
     return np.exp(log_ratio)
 

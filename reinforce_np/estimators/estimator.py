@@ -107,7 +107,7 @@ class Estimator:
         -------
         array (N, T)
         """
-        return self._weights(self.batch(trajectories, mdp, policy, theta))
+        return self.batch_weights(self.batch(trajectories, mdp, policy, theta))
 
     def gradient(self, trajectories, mdp, policy, theta):
         """Return ĝ = Σₙₜ w[n,t] ∇log π(a|s), shape (D,).
@@ -155,7 +155,8 @@ class Estimator:
         rewards = plain.rewards + sum(penalty.reward(plain) for penalty in self.penalty)
         return Batch(trajectories, mdp.gamma, policy, theta, np.where(plain.mask, rewards, 0.0), labels)
 
-    def _weights(self, batch):
+    def batch_weights(self, batch):
+        """Return w[n, t] of what `batch` returned, shape (N, T)."""
         discount = batch.gamma ** np.arange(batch.trajectories.n_steps) if self.discounted_score else 1.0
         credit = self.ratio.weigh(batch, self.advantage)
         w = credit if self.advantage.from_start else discount * credit
@@ -174,7 +175,7 @@ class Estimator:
         n_rows : int
             Number of rows.
         """
-        w = self._weights(batch)
+        w = self.batch_weights(batch)
         discount = (
             batch.gamma ** np.arange(batch.trajectories.n_steps)
             if self.discounted_score
@@ -211,13 +212,16 @@ class Estimator:
     def _component_baseline(self, batch, visits):
         """Return Σ_{s,a} visits(s,a) b_i(s) ψ_i(s,a), shape (rows, D)."""
         psi = batch.policy.score(batch.theta)
+        S, D = batch.policy.n_states, batch.policy.n_parameters
+        if self.advantage.baseline.shape not in ((D,), (S, D)):
+            raise ValueError(
+                f"baseline has shape {self.advantage.baseline.shape}; for this policy it must be ({D},) or ({S}, {D})"
+            )
         b = np.broadcast_to(self.advantage.baseline, (batch.policy.n_states, batch.policy.n_parameters))
         return np.tensordot(visits, psi * b[:, None, :], axes=2)
 
 
 def _added_up(cell, weights, shape):
     """Return the weights added up per cell of an array of the given shape; padding has weight zero."""
-    size = int(np.prod(shape))
-    return np.bincount(cell.ravel(), weights=np.broadcast_to(weights, cell.shape).ravel(), minlength=size).reshape(
-        shape
-    )
+    weights = np.broadcast_to(weights, cell.shape).ravel()
+    return np.bincount(cell.ravel(), weights=weights, minlength=int(np.prod(shape))).reshape(shape).astype(float)

@@ -75,7 +75,7 @@ class GroupMean:
     References
     ----------
     Liu et al., "Understanding R1-Zero-Like Training: A Critical Perspective"
-    (2025), section 3.2 and appendix A (Dr. GRPO and its relation to RLOO).
+    (COLM 2025), section 3.2 and appendix A (Dr. GRPO and its relation to RLOO).
 
     Examples
     --------
@@ -96,8 +96,9 @@ class GroupStandardised:
     """(R_n − mean of the group) / (std + ε): the advantage of GRPO.
 
     *Biased* by design: dividing by the group's own standard deviation weighs
-    rare successes and rare failures up, and prompts differently. Where all
-    returns are equal the advantage is zero, whatever ε is.
+    rare successes and rare failures up, and prompts differently (for 0/1
+    rewards from groups of four on). Where all returns are equal the
+    advantage is zero, whatever ε is.
 
     Parameters
     ----------
@@ -200,7 +201,7 @@ class BatchStandardised:
 
 
 def _group_sizes(batch, name):
-    """Return the size of the group of each trajectory, refusing groups of one and groups of mixed starts."""
+    """Return the size of the group of each trajectory, refusing groups of one."""
     size = total(np.ones(len(batch.group)), batch.group)
     if len(size) and size.min() < 2:
         n = int(np.argmin(size))
@@ -231,10 +232,17 @@ def _minus_mean(x, index, weight):
 
 
 def _over_deviation(difference, index, weight, ddof, eps):
-    """Return difference/(std + ε), zero where all differences are zero."""
-    squares = total(difference**2, index)
-    deviation = np.sqrt(squares / np.maximum(total(weight, index) - ddof, 1.0))
-    return np.divide(difference, deviation + eps, out=np.zeros_like(difference), where=squares > 0)
+    """Return difference/(std + ε), zero where all differences are zero.
+
+    Differences are divided by the largest first, so that their squares fit into float64.
+    """
+    largest = np.zeros(index.max(initial=-1) + 1)
+    np.maximum.at(largest, index, np.abs(difference))
+    largest = largest[index]
+    scaled = np.divide(difference, largest, out=np.zeros_like(difference), where=largest > 0)
+    deviation = np.sqrt(total(scaled**2, index) / np.maximum(total(weight, index) - ddof, 1.0))
+    eps = np.divide(eps, largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.divide(scaled, deviation + eps, out=np.zeros_like(scaled), where=deviation > 0)
 
 
 def _check_standardisation(choice):

@@ -41,10 +41,11 @@ class KLPenalty:
     - k1 in the reward is *unbiased*, off-policy too (with a ratio that is);
     - k2 in the reward, k3 in the reward and the full KL in the reward are *biased*: their
       dependence on θ through the action just taken is missing or wrong;
-    - k1 in the loss has expectation zero: no penalty at all;
+    - k1 in the loss has expectation zero on-policy: no penalty at all;
     - k2 and the full KL in the loss are exact for episodes of one step, *biased* otherwise;
     - k3 in the loss gives the gradient of the other divergence KL(π_ref‖π),
-      and of that for one step only.
+      and of that for one step only;
+    - k1 and k3 in the loss, corrected, are exact for episodes of one step, off-policy too.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ class KLPenalty:
             return d, np.ones_like(d)
         if self.kind == "k2":
             return d**2 / 2, d
-        inverse = exponential(-d, batch.mask)  # π_ref/π
+        inverse = exponential(-d, batch.mask, "π_ref/π")
         return np.where(batch.mask, inverse - 1 + d, 0.0), 1 - inverse
 
 
@@ -192,5 +193,5 @@ class EntropyBonus:
 
 def one_of(name, value, allowed):
     """Refuse a word that is not one of those allowed."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name}={value!r} is unknown; pass one of {', '.join(map(repr, allowed))}")

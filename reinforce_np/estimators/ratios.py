@@ -38,9 +38,8 @@ class OnPolicy:
 class TrajectoryRatio:
     """Πᵤ ρ_u over the whole trajectory, times the credit.
 
-    *Unbiased* for ∇J_γ with every advantage that is unbiased on-policy and
-    uses one trajectory at a time; its variance grows exponentially with the
-    length.
+    *Unbiased* for ∇J_γ with every advantage that is unbiased on-policy; its
+    variance grows exponentially with the length.
 
     References
     ----------
@@ -97,7 +96,8 @@ class PerDecisionRatio:
         weight_t = ρ_0⋯ρ_{t−1} · ρ_t (p_t + κ A_{t+1})
 
     *Unbiased* for ∇J_γ with `RewardToGo` (any baseline) and with `GAE` at
-    λ = 1, at less variance than `TrajectoryRatio`.
+    λ = 1. Its variance is mostly below that of `TrajectoryRatio`, but not
+    always (Liu, Bacon & Brunskill, ICML 2020).
 
     Parameters
     ----------
@@ -125,11 +125,13 @@ class PerDecisionRatio:
         """Return ρ_0⋯ρ_{t−1} · ρ_t (p + κ A'), shape (N, T)."""
         c, p, kappa = _trace_of(advantage, batch, self)
         rho = exponential(batch.log_ratio, batch.mask)
-        weights = rho * (p + kappa * _next(_accumulate(rho * c, kappa * rho)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = _finite(rho * (p + kappa * _next(_accumulate(rho * c, kappa * rho))), self)
         if not self.past:
             return weights
-        before = np.cumsum(batch.log_ratio, axis=1) - batch.log_ratio
-        return exponential(before, batch.mask) * weights
+        before = np.zeros_like(batch.log_ratio)
+        np.cumsum(batch.log_ratio[:, :-1], axis=1, out=before[:, 1:])
+        return _finite(exponential(before, batch.mask) * weights, self)
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ class VTrace:
         weight_t = min(ρ_t, ρ̄) (p_t + κ A_{t+1})
 
     *Biased* by design. On-policy, with both limits >= 1, it is the advantage
-    itself; with infinite limits and a critic of zero it is `PerDecisionRatio`
-    with ``past=False``.
+    itself; with infinite limits it is `PerDecisionRatio` with ``past=False``. With λ < 1 the mixing
+    by λ begins at the first step, so that on-policy it is `GAE`; Remark 2 of the paper begins it at the second.
 
     Parameters
     ----------
@@ -170,7 +172,8 @@ class VTrace:
         """Return min(ρ,ρ̄) (p + κ A'), shape (N, T)."""
         c, p, kappa = _trace_of(advantage, batch, self)
         rho, trace = (_at_most(batch.log_ratio, limit, batch.mask) for limit in (self.rho_limit, self.c_limit))
-        return rho * (p + kappa * _next(_accumulate(rho * c, kappa * trace)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _finite(rho * (p + kappa * _next(_accumulate(rho * c, kappa * trace))), self)
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,8 @@ class GeometricMeanRatio:
     """One ratio per sequence, s = exp(mean_t log ρ_t), clipped as in PPO (GSPO).
 
     The gradient of min(sA, clip(s)A) puts the weight s·A/length on every step
-    of the sequence: the geometric mean brings its own 1/length.
+    of the sequence: the geometric mean brings its own 1/length. With a credit
+    per step it is GSPO-token (equations (13) and (14)).
 
     *Biased* by design, on-policy too: each episode counts 1/length.
 
@@ -348,9 +352,11 @@ class MaskedRatio:
 class SelfNormalisedRatio:
     """Πᵤ ρ_u over the trajectory, divided by its mean over the batch (weighted importance sampling).
 
-    *Biased* for every batch size, less and less with more trajectories;
-    never larger than the batch. The estimate depends on how a batch is split
-    into micro-batches. It never overflows.
+    *Biased*, by an amount that vanishes as the batch grows (not always step by
+    step); with one trajectory it is no correction at all. No ratio exceeds the size of the batch, and
+    nothing overflows. The estimate depends on how a batch is split into
+    micro-batches. The normalised ratios are constants here: it is not the
+    gradient of the weighted-importance-sampling estimate of J.
 
     References
     ----------
@@ -400,6 +406,18 @@ def _next(A):
     return np.concatenate([A[:, 1:], np.zeros_like(A[:, :1])], axis=1)
 
 
+def _finite(weights, ratio):
+    """Refuse products of ratios that overflow although each of them is a number."""
+    wrong = ~np.isfinite(weights)
+    if wrong.any():
+        index = arguments.first_index(wrong)
+        raise ValueError(
+            f"the product of importance ratios overflows: ratio={ratio!r} gives {arguments.at('weights', index)}="
+            f"{float(weights[index])}; the behaviour is too far from the policy: use finite limits, or data of a closer policy"
+        )
+    return weights
+
+
 def _at_most(log_ratios, limit, mask):
     """Return min(ratio, limit) where `mask`, without overflow for a finite limit."""
     return exponential(np.minimum(log_ratios, np.log(limit)), mask)
@@ -427,6 +445,6 @@ def _check_inner(ratio):
 def _positive(ratio, *names):
     for name in names:
         value = getattr(ratio, name)
-        if value != np.inf:
+        if not (isinstance(value, float) and value == np.inf):
             value = arguments.number(name, value, low=0.0, open_low=True, rule="a number > 0")
         object.__setattr__(ratio, name, float(value))

@@ -3,6 +3,8 @@
 from reinforce_np.exact.baselines import optimal_baseline
 from reinforce_np.exact.batches import Moments, moments_by_enumeration
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
+from reinforce_np.exact.histogram import moments_by_histogram
+from reinforce_np.exact.laws import moments, moments_by_recursion
 from reinforce_np.exact.objectives import Discounted, EntropyRegularised, KLRegularised, Undiscounted
 from reinforce_np.exact.values import action_values, advantages, objective, occupancy, values
 from reinforce_np.exact.verdicts import Verdict, judge
@@ -20,7 +22,10 @@ __all__ = [
     "gradient",
     "hessian",
     "judge",
+    "moments",
     "moments_by_enumeration",
+    "moments_by_histogram",
+    "moments_by_recursion",
     "natural_gradient",
     "objective",
     "occupancy",

@@ -3,7 +3,8 @@
 For the total-return form ĝ = z (R − b), z = Σ_t ψ_t, the variance of the
 sum of all components is least at b = E[‖z‖² R] / E[‖z‖²], and that of component i at
 b_i = E[z_i² R] / E[z_i²]. For reward-to-go the same argument for a single step
-gives b(t, s) = E[‖ψ‖² Q_t(s, a)] / E[‖ψ‖²], which ignores the covariance between steps.
+gives b(t, s) = E[‖ψ‖² Q_t(s, a)] / E[‖ψ‖²], which ignores the covariance between steps: it is best for every
+step by itself, and sometimes worse than V for their sum.
 """
 
 import numpy as np
@@ -16,7 +17,7 @@ LEVELS = ("trajectory", "component", "state")
 
 
 def optimal_baseline(mdp, policy, theta, *, level):
-    """Return the score-norm-weighted baseline of least variance.
+    """Return the score-norm-weighted baseline: of least variance for whole returns, and for every step by itself.
 
     Parameters
     ----------
@@ -37,8 +38,7 @@ def optimal_baseline(mdp, policy, theta, *, level):
 
     References
     ----------
-    Weaver & Tao, "The Optimal Reward Baseline for Gradient-Based Reinforcement
-    Learning", UAI 2001; Greensmith, Bartlett & Baxter, "Variance Reduction
+    Greensmith, Bartlett & Baxter, "Variance Reduction
     Techniques for Gradient Estimates in Reinforcement Learning", JMLR 5
     (2004); Peters & Schaal (2008), equation (20).
 
@@ -78,13 +78,12 @@ def _weighted_returns(mdp, policy, theta):
     psi = policy.score(theta)[:, :, None]
     P, live, r = (pi[:, :, None] * mdp.probability)[..., None], ~mdp.terminated[..., None], mdp.reward[..., None]
     S, D = mdp.n_states, policy.n_parameters
-    R, z, zz, zR, zzR = np.zeros((S, 1)), *(np.zeros((S, D)) for _ in range(4))
+    R, zz, zR, zzR = np.zeros((S, 1)), *(np.zeros((S, D)) for _ in range(3))
     for _ in range(mdp.horizon):
-        R1, z1, zz1, zR1, zzR1 = (live * moment[mdp.next_state] for moment in (R, z, zz, zR, zzR))
-        G, zG, zzG = r + gamma * R1, r * z1 + gamma * zR1, r * zz1 + gamma * zzR1
+        R1, zz1, zR1, zzR1 = (live * moment[mdp.next_state] for moment in (R, zz, zR, zzR))
+        G, zG, zzG = r + gamma * R1, gamma * zR1, r * zz1 + gamma * zzR1  # E[z'] = 0
         R = (P * G).sum(axis=(1, 2))
-        z = (P * (psi + z1)).sum(axis=(1, 2))
-        zz = (P * (psi**2 + 2 * psi * z1 + zz1)).sum(axis=(1, 2))
+        zz = (P * (psi**2 + zz1)).sum(axis=(1, 2))
         zR = (P * (psi * G + zG)).sum(axis=(1, 2))
         zzR = (P * (psi**2 * G + 2 * psi * zG + zzG)).sum(axis=(1, 2))
     return mdp.initial @ zzR, mdp.initial @ zz

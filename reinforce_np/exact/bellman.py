@@ -34,7 +34,7 @@ def expected_next(mdp, continuation, V):
 def centred(Q, pi):
     """Return Q − Q(a*), a* the most probable action of each state: a baseline, so that digits are kept."""
     best = np.argmax(pi.real, axis=1, keepdims=True)
-    return Q - np.take_along_axis(Q, best, axis=1)
+    return Q - np.take_along_axis(Q, _trailing(best, Q.ndim - best.ndim), axis=1)
 
 
 def backward(mdp, pi, r, gamma):

@@ -14,6 +14,7 @@ from reinforce_np import arguments
 from reinforce_np.exact import bellman
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.values import induced, occupancy
+from reinforce_np.policies import softmax
 
 
 def gradient(mdp, policy, theta, *, objective=Discounted()):
@@ -85,6 +86,30 @@ def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True):
     return np.moveaxis(weights, (0, 1), (-2, -1))
 
 
+def gradient_scale(mdp, policy, theta, *, objective=Discounted()):
+    """Return the size of the terms that each component of ∇J is the sum of, shape (D,): what rounding is relative to.
+
+    Parameters
+    ----------
+    mdp, policy, theta, objective
+        As in `gradient`; real parameters.
+
+    Returns
+    -------
+    array (D,)
+    """
+    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    pi = policy.probabilities(policy.real_theta(theta))
+    W = score_weights(magnitudes, policy, theta, objective=objective, centred=False)
+    largest_bonus = np.abs(objective.bonus(mdp, policy, theta)).max()
+    if largest_bonus:
+        visits = occupancy(mdp, policy, theta)
+        visits = visits if mdp.horizon is None else visits.sum(axis=0)
+        W = np.abs(W) + (visits[:, None] * pi) * largest_bonus * visits.sum()
+    pulled = W * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(W)
+    return policy.pull_back_magnitudes(pulled) / policy.temperature
+
+
 def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
     """∇²J(θ), shape (D, D): the gradient's recursion differentiated along every direction.
 
@@ -144,7 +169,9 @@ def _tangents(mdp, pi, pi_dot, r, r_dot, gamma):
     for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
         d, flow_dot = flows[t]
         Q_dot = r_dot + gamma * bellman.expected_next(mdp, p, V_dot)
-        W_dot += flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * Q_dot
+        W_dot += flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * bellman.centred(
+            Q_dot, pi
+        )
         V_dot = (pi_dot * Q[..., None] + pi[..., None] * Q_dot).sum(axis=1)
     return W_dot
 
@@ -160,7 +187,7 @@ def _fixed_tangents(mdp, pi, pi_dot, r, r_dot, gamma):
     V_dot = system.values((pi_dot * Q[..., None] + pi[..., None] * r_dot).sum(axis=1))
     Q_dot = r_dot + gamma * bellman.expected_next(mdp, p, V_dot)
     flow_dot = d_dot[:, None] * pi[..., None] + d[:, None, None] * pi_dot
-    return flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * Q_dot
+    return flow_dot * bellman.centred(Q, pi)[..., None] + (d[:, None] * pi)[..., None] * bellman.centred(Q_dot, pi)
 
 
 def fisher_information(mdp, policy, theta, *, objective=Discounted()):

@@ -128,7 +128,7 @@ class EntropyRegularised:
     ----------
     Williams & Peng, "Function Optimization Using Connectionist Reinforcement
     Learning Algorithms", Connection Science 3 (1991); Haarnoja et al., "Reinforcement
-    Learning with Deep Energy-Based Policies", ICML 2017, equation (1).
+    Learning with Deep Energy-Based Policies", ICML 2017, equation (2).
 
     Examples
     --------

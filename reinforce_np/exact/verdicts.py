@@ -2,7 +2,8 @@
 
 A verdict compares the exact mean of an estimator with the exact gradient of a
 *named* objective. What counts as zero is what rounding could have left: per
-component, c·ε·T times the root mean square of the estimate. The cosine is
+component, c·ε·T times the root mean square of the estimate, and c·ε times the
+rewards and baselines that cancelled in it. The cosine is
 reported and never decides: dropping γᵗ keeps it above 0.99 while a quarter of
 the gradient is wrong.
 """
@@ -13,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from reinforce_np.exact.batches import Moments, moments_by_enumeration
+from reinforce_np import arguments
+from reinforce_np.exact.batches import Moments
 from reinforce_np.exact.derivatives import gradient as exact_gradient
+from reinforce_np.exact.derivatives import gradient_scale
+from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
 
 ROUNDING = 256 * np.finfo(np.float64).eps  # per step, relative to the root mean square of an estimate
@@ -45,6 +49,13 @@ class Verdict:
         Of the estimate.
     rounding : array (D,)
         What counted as zero.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples, judge
+    >>> verdict = judge(algorithms.reinforce(), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+    >>> verdict.kind, verdict.mean_squared_error(n_batches=100)
+    ('unbiased', 0.00125)
     """
 
     kind: str
@@ -57,12 +68,46 @@ class Verdict:
     moments: Moments
     rounding: np.ndarray
 
+    def mean_squared_error(self, n_batches):
+        """Return E‖average of n batches − ∇J‖² = ‖bias‖² + Σ_i Var[ĝ_i]/n.
+
+        Parameters
+        ----------
+        n_batches : int
+            How many independent batches are averaged.
+
+        Returns
+        -------
+        float
+        """
+        n_batches = arguments.integer("n_batches", n_batches, low=1)
+        return float(self.bias @ self.bias) + self.moments.total_variance / n_batches
+
+    def as_dict(self):
+        """Return the verdict as plain numbers and lists, ready for JSON."""
+        finite = lambda x: x if x is not None and math.isfinite(x) else None  # noqa: E731
+        return {
+            "kind": self.kind,
+            "objective": type(self.objective).__name__,
+            "factor": self.factor,
+            "relative_bias": finite(self.relative_bias),
+            "cosine": self.cosine,
+            "bias": self.bias.tolist(),
+            "gradient": self.gradient.tolist(),
+            "mean": self.moments.mean.tolist(),
+            "variance": self.moments.variance.tolist(),
+            "total_variance": self.moments.total_variance,
+            "signal_to_noise": finite(self.moments.signal_to_noise),
+            "rounding": self.rounding.tolist(),
+            "route": self.moments.route,
+        }
+
     def __str__(self):
         name = type(self.objective).__name__
         if self.kind == "unbiased":
             return f"unbiased for the gradient of {name}: largest difference {np.abs(self.bias).max():.1e} is rounding"
         if self.kind == "undefined":
-            return f"undefined for the gradient of {name}: it is zero here, and so is the mean of the estimate"
+            return f"undefined for the gradient of {name}: it is zero here, or below rounding, and so is the mean of the estimate"
         if self.kind == "proportional":
             return f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
         cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
@@ -73,7 +118,9 @@ class Verdict:
         )
 
 
-def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, group_size=1, behaviour=None):
+def judge(
+    estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, group_size=1, behaviour=None, route=None
+):
     """Decide what an estimator estimates, by its exact moments.
 
     Parameters
@@ -81,11 +128,11 @@ def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, g
     estimator : Estimator
         Any of the family.
     mdp, policy, theta
-        The problem, small enough to be listed.
+        The problem.
     objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
         Whose gradient it should be.
-    prompts, group_size, behaviour
-        As in `moments_by_enumeration`.
+    prompts, group_size, behaviour, route
+        As in `moments`.
 
     Returns
     -------
@@ -101,13 +148,20 @@ def judge(estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, g
     >>> print(judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2))
     proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
     """
-    moments = moments_by_enumeration(
-        estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour
+    moments = exact_moments(
+        estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour, route=route
     )
-    return verdict_of(moments, exact_gradient(mdp, policy, theta, objective=objective), objective)
+    gradient = exact_gradient(mdp, policy, theta, objective=objective)
+    return verdict_of(moments, gradient, objective, scale=gradient_scale(mdp, policy, theta, objective=objective))
 
 
-def verdict_of(moments, gradient, objective):
+def _norm(x):
+    """Return ‖x‖, however large or small its entries are."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return largest * float(np.linalg.norm(x / largest)) if largest else 0.0
+
+
+def verdict_of(moments, gradient, objective, *, scale=None):
     """Compare exact moments with an exact gradient.
 
     Parameters
@@ -118,34 +172,35 @@ def verdict_of(moments, gradient, objective):
         ∇J.
     objective : Objective
         Its name.
+    scale : array (D,), optional
+        The size of the terms that the gradient is the sum of; its own size if not given.
 
     Returns
     -------
     Verdict
     """
     mean, bias = moments.mean, moments.mean - gradient
-    scale = np.sqrt(np.maximum(moments.second_moment, gradient**2))
-    rounding = ROUNDING * max(moments.n_steps, 1) * np.maximum(scale, ROUNDING * scale.max(initial=0.0))
-    zero_gradient, zero_mean = np.all(np.abs(gradient) <= rounding), np.all(np.abs(mean) <= rounding)
-    size, length = float(np.linalg.norm(gradient)), float(np.linalg.norm(mean))
-    factor = float(mean @ gradient / size**2) if not zero_gradient else None
+    steps = max(moments.n_steps, 1)
+    in_mean = ROUNDING * steps * np.sqrt(moments.second_moment) + ROUNDING * moments.scale
+    in_gradient = ROUNDING * steps * (np.abs(gradient) if scale is None else scale)
+    zero_gradient, zero_mean = np.all(np.abs(gradient) <= in_gradient), np.all(np.abs(mean) <= in_mean)
+    size, length = _norm(gradient), _norm(mean)
+    cosine = None if zero_gradient or zero_mean else float(np.clip((mean / length) @ (gradient / size), -1.0, 1.0))
+    factor = None if cosine is None else cosine * length / size
+    rounding = in_mean + in_gradient
     if zero_gradient and zero_mean:
         kind, factor = "undefined", None
     elif np.all(np.abs(bias) <= rounding):
         kind, factor = "unbiased", 1.0
-    elif (
-        factor is not None
-        and not zero_mean
-        and np.all(np.abs(mean - factor * gradient) <= (1 + abs(factor)) * rounding)
-    ):
+    elif factor is not None and np.all(np.abs(mean - factor * gradient) <= in_mean + abs(factor) * in_gradient):
         kind = "proportional"
     else:
         kind, factor = "biased", None
     return Verdict(
         kind=kind,
         factor=factor,
-        relative_bias=float(np.linalg.norm(bias)) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
-        cosine=None if zero_gradient or zero_mean else float(np.clip(mean @ gradient / size / length, -1.0, 1.0)),
+        relative_bias=_norm(bias) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
+        cosine=cosine,
         bias=bias,
         gradient=gradient,
         objective=objective,

@@ -1,0 +1,210 @@
+"""Exact moments of a linear trace, one backward sweep: see `traces` for the equations.
+
+No trajectory is listed and nothing is sampled, so any horizon will do. Everything
+is per *direction* v, the estimator of v·∇J: the coordinates are the rows of the
+identity, and a few directions of a huge parameter vector cost little.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np.exact import bellman
+
+MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
+SETTLED = 2e-15  # relative change of a moment that counts as rounding
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What a sweep finds at the start.
+
+    Parameters
+    ----------
+    first, second : array (E,)
+        E[X] and E[X²] under the measure swept with.
+    outer : array (E, E) or None
+        E[XXᵀ], when asked for.
+    by_state : array (S, E)
+        E[X | first state].
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    outer: np.ndarray | None
+    by_state: np.ndarray
+
+
+def sweep(trace, psi, *, power=1, covariance=False):
+    """Run the recursion of `traces` under the measure of ρ to the given power.
+
+    The occupancy o_t(s) of η² runs forwards first; then one sweep backwards
+    adds up H(s,a) = Σ_t o_t(s) (½ ψ E[w²] + η y), and E[XXᵀ] = Σ ψHᵀ + Hψᵀ at the end.
+
+    Parameters
+    ----------
+    trace : LinearTrace
+        The estimator on its model.
+    psi : array (S, A, E)
+        Score along E directions.
+    power : int
+        1 for means, and for second moments unless the ratio of the whole
+        trajectory is used, which needs 2 there.
+    covariance : bool
+        Whether to return E[XXᵀ].
+
+    Returns
+    -------
+    Sweep
+    """
+    mdp = trace.mdp
+    W, mean_measure = trace.measure(power), trace.measure(1)
+    h = np.zeros(()) if trace.passive is None else np.einsum("sa,sae->se", trace.passive, psi)
+    state = _Moments.zero(mdp.n_states, trace.n_traces, psi.shape[-1])
+    H = np.zeros_like(psi)
+    K = np.zeros(psi.shape[::2])
+    visits = None if mdp.horizon is None else _squared_visits(trace, W)
+    for t in _steps_back(mdp):
+        state, parts = _step(state, trace, t, W, mean_measure, psi, h)
+        settled = mdp.horizon is None and MOST_STEPS - t > mdp.n_states and state.settled()
+        if visits is not None or settled:
+            o = visits[t] if visits is not None else _all_squared_visits(trace, W)
+            H += o[:, None, None] * (0.5 * parts.w2[:, :, None] * psi + np.moveaxis(parts.y, 0, 1))
+            if h.ndim:
+                K += o[:, None] * (np.einsum("sa,sae->se", parts.w1, psi) + parts.x + 0.5 * h * parts.mass[:, None])
+        if settled:
+            break
+    else:
+        if mdp.horizon is None:
+            raise ValueError(
+                f"horizon=None: the moments have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma"
+            )
+    second = 2 * (np.einsum("sae,sae->e", psi, H) + (np.einsum("se,se->e", h, K) if h.ndim else 0.0))
+    outer = None
+    if covariance:
+        half = np.tensordot(psi, H, axes=((0, 1), (0, 1))) + (h.T @ K if h.ndim else 0.0)
+        outer = half + half.T
+    return Sweep(mdp.initial @ state.x, second, outer, state.x)
+
+
+@dataclass(frozen=True, eq=False)
+class _Moments:
+    """Moments of what is still to come, per state: v is E[A], the others are of U = A − v and X."""
+
+    v: np.ndarray  # (S, m)
+    mass: np.ndarray  # (S,)
+    u: np.ndarray  # (S, m)
+    uu: np.ndarray  # (S, m, m)
+    x: np.ndarray  # (S, E)
+    ux: np.ndarray  # (m, S, E)
+    before: tuple = ()
+
+    @classmethod
+    def zero(cls, S, m, E):
+        """Nothing is to come: what is left after the last step."""
+        return cls(
+            np.zeros((S, m)), np.ones(S), np.zeros((S, m)), np.zeros((S, m, m)), np.zeros((S, E)), np.zeros((m, S, E))
+        )
+
+    def settled(self):
+        """Whether the last step changed no moment of any state by more than rounding."""
+        v, uu, x, ux = self.before
+        if not np.isfinite(self.uu).all():
+            raise ValueError(
+                "horizon=None: the second moment of the return is infinite; use a horizon or a smaller gamma"
+            )
+        deviation = np.sqrt(np.einsum("sii->si", self.uu))
+        size = np.abs(self.x).max(axis=1, initial=0.0)
+        pairs = [
+            (uu, self.uu, deviation[:, :, None] * deviation[:, None, :]),
+            (v, self.v, np.abs(self.v) + deviation),
+            (x, self.x, size[:, None]),
+            (
+                ux,
+                self.ux,
+                np.abs(self.ux).max(axis=2, initial=0.0)[:, :, None] + deviation.T[:, :, None] * size[:, None],
+            ),
+        ]
+        return all(np.all(np.abs(old - new) <= SETTLED * scale) for old, new, scale in pairs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Parts:
+    """What one step contributes to E[XXᵀ], averaged over outcomes."""
+
+    w1: np.ndarray  # (S, A)
+    w2: np.ndarray  # (S, A)
+    mass: np.ndarray  # (S,)
+    y: np.ndarray  # (A, S, E): η (p̃ x' + q (ux)')
+    x: np.ndarray  # (S, E): η x', summed over actions
+
+
+def _step(after, trace, t, W, mean_measure, psi, h):
+    """Return the moments one step earlier, and the parts of E[XXᵀ]."""
+    mdp = trace.mdp
+    signals, live, into = trace.at(t), ~mdp.terminated, mdp.next_state
+    c, kappa = (np.stack([np.broadcast_to(x, W.shape) for x in bank], axis=-1) for bank in (signals.c, signals.kappa))
+    p, q, eta = (np.broadcast_to(x, W.shape) for x in (signals.p, signals.q, signals.eta))
+    mass = np.where(live, after.mass[into], 1.0)
+    u, uu, v = (live.reshape(live.shape + (1,) * (x.ndim - 1)) * x[into] for x in (after.u, after.uu, after.v))
+    u_last, uu_last, v_last, uu_lasts = u[..., -1], uu[..., -1], v[..., -1], uu[..., -1, -1]
+    u, v, uu_last = (trace.shift(x, -1) for x in (u, v, uu_last))
+    uu = trace.shift(trace.shift(uu, -1), -2)
+
+    A = c + kappa * v  # E[A | outcome]
+    v_now = np.einsum("sak,sakj->sj", mean_measure, A)
+    c, p = A - v_now[:, None, None, :], p + q * v_last  # c̃ and p̃
+    w1 = np.einsum("sak,sak->sa", W, p * mass + q * u_last)
+    w2 = np.einsum("sak,sak->sa", W, p**2 * mass + 2 * p * q * u_last + q**2 * uu_lasts)
+    wu = c * (p * mass + q * u_last)[..., None] + kappa * (p[..., None] * u + q[..., None] * uu_last)
+    wu = np.einsum("sak,sakj->saj", W, wu)
+    u_now = np.einsum("sak,sakj->sj", W, c * mass[..., None] + kappa * u)
+    cross = np.einsum("sak,saki,sakj->sij", W, c, kappa * u)
+    uu_now = cross + np.swapaxes(cross, 1, 2) + np.einsum("sak,saki,sakj->sij", W * mass, c, c)
+    uu_now += np.einsum("sak,saki,sakj,sakij->sij", W, kappa, kappa, uu)
+    mass_now = np.einsum("sak,sak->s", W, mass)
+
+    x_flow, y = np.zeros_like(after.x), np.zeros((mdp.n_actions, *after.x.shape))
+    ux_now = np.einsum("saj,sae->jse", wu, psi) + np.moveaxis(u_now, 1, 0)[:, :, None] * h
+    flow = W * eta * live
+    for a in range(mdp.n_actions):  # outcome by outcome, so that memory stays at a few (S, E) arrays
+        for k in range(mdp.n_outcomes):
+            f = flow[:, a, k, None]
+            x_next, ux_next = f * after.x[into[:, a, k]], f * after.ux[:, into[:, a, k]]
+            x_flow += x_next
+            y[a] += p[:, a, k, None] * x_next + q[:, a, k, None] * ux_next[-1]
+            for j, ux_before in enumerate(trace.shift(ux_next, 0)):
+                ux_now[j] += c[:, a, k, j, None] * x_next + kappa[:, a, k, j, None] * ux_before
+    x_now = np.einsum("sa,sae->se", w1, psi) + h * mass_now[:, None] + x_flow
+    before = after.v, after.uu, after.x, after.ux
+    return _Moments(v_now, mass_now, u_now, uu_now, x_now, ux_now, before), _Parts(w1, w2, mass_now, y, x_flow)
+
+
+def _squared_visits(trace, W):
+    """Return o_t(s) for every t: occupancy in which each step counts η²."""
+    arrive, o = bellman.arrivals(trace.mdp), trace.mdp.initial
+    visits = [o]
+    for t in range(trace.mdp.horizon - 1):
+        o = arrive(o[:, None, None] * W * np.asarray(trace.at(t).eta) ** 2 * ~trace.mdp.terminated)
+        visits.append(o)
+    return visits
+
+
+def _all_squared_visits(trace, W):
+    """Return Σ_t o_t(s) without a horizon, step by step until nothing is added."""
+    arrive, o = bellman.arrivals(trace.mdp), trace.mdp.initial
+    step = W * np.asarray(trace.at(0).eta) ** 2 * ~trace.mdp.terminated
+    total = np.zeros_like(o)
+    for _ in range(MOST_STEPS):
+        total = total + o
+        o = arrive(o[:, None, None] * step)
+        if o.max() <= SETTLED * total.max():
+            return total
+    raise ValueError(
+        f"horizon=None: the visits have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma"
+    )
+
+
+def _steps_back(mdp):
+    """Return t = T−1, ..., 0; without a horizon, a countdown long enough to settle or to be refused."""
+    return reversed(range(MOST_STEPS if mdp.horizon is None else mdp.horizon))

@@ -1,0 +1,172 @@
+"""Sweeps on trajectories of another policy: what importance sampling costs."""
+
+import numpy as np
+
+from reinforce_np.estimators import (
+    GAE,
+    Estimator,
+    PerDecisionRatio,
+    RewardToGo,
+    TokenRatio,
+    TotalReturn,
+    TrajectoryRatio,
+    VTrace,
+)
+from reinforce_np.exact import Undiscounted, occupancy
+from reinforce_np.exact import values as exact_values
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, several, share
+
+HORIZONS = (2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40)
+SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+
+def mixed_with_uniform(policy, theta, epsilon):
+    """Return the behaviour (1 − ε) π + ε · uniform over the actions that π can take, shape (S, A).
+
+    Parameters
+    ----------
+    policy, theta
+        π.
+    epsilon : float
+        Share of the uniform policy, in [0, 1].
+
+    Returns
+    -------
+    array (S, A)
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax
+    >>> mixed_with_uniform(TabularSoftmax(1, 2), np.log([3.0, 1.0]), 0.5)
+    array([[0.625, 0.375]])
+    """
+    pi = policy.probabilities(policy.real_theta(theta))
+    uniform = np.where(pi > 0, 1.0, 0.0) / (pi > 0).sum(axis=1, keepdims=True)
+    epsilon = share("epsilon", epsilon)
+    return (1 - epsilon) * pi + epsilon * uniform
+
+
+def trajectory_divergence(mdp, policy, theta, behaviour):
+    """Return KL(trajectories of π ‖ trajectories of μ) = Σ_t,s P_π(s_t = s) Σ_a π log(π/μ), in nats.
+
+    Parameters
+    ----------
+    mdp, policy, theta
+        The problem, with a horizon; π.
+    behaviour : array (S, A)
+        μ.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.log([3.0, 1.0])
+    >>> round(trajectory_divergence(mdp, policy, theta, np.array([[0.5, 0.5]])), 4)  # .75 log 1.5 + .25 log .5
+    0.1308
+    """
+    pi, log_pi = policy.probabilities(theta), policy.log_probabilities(theta)
+    possible = pi > 0
+    gaps = np.zeros(pi.shape)
+    gaps[possible] = log_pi[possible] - np.log(behaviour[possible])
+    visits = occupancy(mdp, policy, theta, objective=Undiscounted()).sum(axis=0)
+    return max(float(visits @ (pi * gaps).sum(axis=1)), 0.0)
+
+
+def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size=BATCH_SIZE):
+    """How variance grows with the length of the episode, on-policy and by importance sampling.
+
+    On-policy it grows like a power of the horizon, and stops when episodes
+    end. The second moment of a ratio is a product over steps: off-policy it grows geometrically.
+
+    Parameters
+    ----------
+    mdp, policy, theta
+        The problem; its own horizon is replaced.
+    values : sequence of int
+        T, at least 1.
+    epsilon : float
+        The behaviour is the policy, and uniform with this probability.
+    batch_size : int
+        N of the errors.
+
+    Returns
+    -------
+    Sweep
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> sweep = over_horizon(examples.gridworld_4x4(), TabularSoftmax(16, 4), np.sin(np.arange(64)), [20, 40])
+    >>> for row in sweep.rows[-3:]:
+    ...     print(f"{row.estimator:26} {row.variance:.1e}")
+    whole-trajectory ratio     7.3e+10
+    per-decision ratio         6.5e+08
+    V-trace (truncated ratio)  1.8e+02
+    """
+    n, rows = count("batch_size", batch_size), []
+    mu = mixed_with_uniform(policy, theta, epsilon)
+    for horizon in several("values", values, count):
+        model = mdp.replace(horizon=horizon)
+        V = exact_values(model, policy, theta)
+        kl = trajectory_divergence(model, policy, theta, mu)
+        for name, estimator, on_policy in (
+            ("on-policy, total return", Estimator(TotalReturn()), True),
+            ("on-policy, reward-to-go", Estimator(RewardToGo()), True),
+            ("on-policy, baseline V", Estimator(RewardToGo(V)), True),
+            ("whole-trajectory ratio", Estimator(TotalReturn(), ratio=TrajectoryRatio()), False),
+            ("per-decision ratio", Estimator(RewardToGo(), ratio=PerDecisionRatio()), False),
+            ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace()), False),
+        ):
+            source = {} if on_policy else {"behaviour": mu, "kl": kl}
+            rows.append(measured(horizon, name, estimator, model, policy, theta, batch_size=n, **source))
+    return Sweep("horizon", tuple(rows))
+
+
+def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE):
+    """What distance between behaviour and policy costs: variance with the ratio, bias without.
+
+    All use the true V as baseline or critic. The distance is in the rows as `kl`.
+
+    Parameters
+    ----------
+    mdp, policy, theta
+        The problem, with a horizon.
+    values : sequence of float
+        ε in [0, 1]: the behaviour is the policy, and uniform with this probability.
+    batch_size : int
+        N of the errors.
+
+    Returns
+    -------
+    Sweep
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> sweep = over_behaviour(examples.referee(), TabularSoftmax(3, 3), np.linspace(-1, 1, 9), [1.0])
+    >>> for row in sweep.rows:
+    ...     print(f"{row.estimator:25} {row.verdict:8} {row.variance:.2f}")
+    whole-trajectory ratio    unbiased 6.47
+    per-decision ratio        unbiased 6.57
+    per-step ratio            biased   5.56
+    V-trace (truncated ratio) biased   4.25
+    no ratio                  biased   5.85
+    """
+    finite_horizon(mdp)
+    n, rows = count("batch_size", batch_size), []
+    V = exact_values(mdp, policy, theta)
+    for epsilon in several("values", values, share):
+        mu = mixed_with_uniform(policy, theta, epsilon)
+        kl = trajectory_divergence(mdp, policy, theta, mu)
+        for name, estimator in (
+            ("whole-trajectory ratio", Estimator(RewardToGo(V), ratio=TrajectoryRatio())),
+            ("per-decision ratio", Estimator(RewardToGo(V), ratio=PerDecisionRatio())),
+            ("per-step ratio", Estimator(RewardToGo(V), ratio=TokenRatio())),
+            ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace())),
+            ("no ratio", Estimator(RewardToGo(V))),
+        ):
+            rows.append(measured(epsilon, name, estimator, mdp, policy, theta, batch_size=n, behaviour=mu, kl=kl))
+    return Sweep("behaviour", tuple(rows))
