@@ -16,8 +16,8 @@ class Trajectories:
     """N trajectories of at most T steps.
 
     ``rewards[n, t]`` is paid for ``actions[n, t]`` taken in ``states[n, t]``.
-    Entries at t >= ``lengths[n]`` are padding (zero) and mean nothing.
-    Arrays are read-only.
+    Entries at t >= ``lengths[n]`` are padding and mean nothing. The arrays are
+    read-only views of those given.
 
     Parameters
     ----------
@@ -80,6 +80,10 @@ class Trajectories:
                 f"{arguments.at('rewards', wrong)}={self.rewards[wrong]} is not a finite number; replace it"
             )
 
+        for name in ("states", "actions", "lengths", "final_states", "groups"):
+            if getattr(self, name).dtype.kind not in "iu":
+                raise TypeError(f"{name} holds {getattr(self, name).dtype} values; it must hold whole numbers")
+
     def __repr__(self):
         return f"Trajectories(n={len(self)}, n_steps={self.n_steps})"
 
@@ -95,6 +99,22 @@ class Trajectories:
     def mask(self):
         """True at the steps that happened, shape (N, T)."""
         return np.arange(self.n_steps) < self.lengths[:, None]
+
+    def of_model(self, n_states, n_actions):
+        """Return the record with its padding set to zero, refusing states and actions that the model does not have."""
+        padding = ~self.mask
+        for name, limit in (("states", n_states), ("actions", n_actions)):
+            visited = getattr(self, name)
+            wrong = ~padding & ((visited < 0) | (visited >= limit))
+            if wrong.any():
+                index = arguments.first_index(wrong)
+                raise ValueError(
+                    f"{arguments.at(name, index)}={visited[index]} is out of range; it must be in [0, {limit - 1}]"
+                )
+        if not np.any(padding & ((self.states != PADDING) | (self.actions != PADDING))):
+            return self
+        clean = {name: np.where(padding, PADDING, getattr(self, name)) for name in ("states", "actions")}
+        return dataclasses.replace(self, **clean)
 
     def take(self, index):
         """Return the trajectories picked by a slice, an index array or a boolean mask.

@@ -15,6 +15,7 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.checks import means
 from reinforce_np.estimators import algorithms
+from reinforce_np.exact.batches import table_of
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.laws import DirectionalMoments, directional_moments
 from reinforce_np.exact.objectives import Undiscounted
@@ -328,7 +329,7 @@ def _rounding(mdp, policy, theta, estimator):
     magnitudes = mdp.replace(reward=np.abs(mdp.reward))
     steps = float(occupancy(mdp, policy, theta, objective=Undiscounted()).sum())
     largest = float(np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0)) + float(
-        np.max(np.abs(estimator.advantage.baseline))
+        np.max(np.abs(table_of(estimator)))
     )
     return ROUNDING * max(steps, 1.0) * steps * largest
 

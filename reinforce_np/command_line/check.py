@@ -12,7 +12,7 @@ from reinforce_np.checks import confirmation
 from reinforce_np.checks.confirmation import Confirmation, Law
 from reinforce_np.checks.routes import RouteComparison, compare_routes
 from reinforce_np.command_line import models
-from reinforce_np.enumeration import enumerate_trajectories
+from reinforce_np.enumeration import count_trajectories
 from reinforce_np.estimators import algorithms
 from reinforce_np.exact import Undiscounted, occupancy
 
@@ -103,7 +103,7 @@ def investigate(problem, n, alpha, seed):
     mdp, policy, theta = problem.mdp, problem.policy, problem.theta
     comparison = compare_routes(mdp, policy, theta, limit=ENUMERATION_LIMIT, rng=seed)
     enumerated = comparison.routes[0].gradient is not None
-    n_enumerated = len(enumerate_trajectories(mdp, policy, theta).probabilities) if enumerated else None
+    n_enumerated = count_trajectories(mdp, policy, theta) if enumerated else None
     if (
         mdp.horizon is None
         and not graph.surely_ends(mdp, graph.possible_outcomes(mdp, policy.probabilities(theta))).all()
@@ -246,10 +246,14 @@ def _gradients(report):
             )
     slope = comparison.taylor.slope
     says = "all remainders are rounding" if np.isinf(slope) else f"remainder falls with slope {slope:.2f}"
-    lines.append(
-        f"            Taylor test {'agrees' if comparison.taylor.passed else 'DISAGREES'}: {says} (2 when right, 1 when wrong)"
-    )
+    lines.append(f"            Taylor test {_taylor_word(comparison.taylor)}: {says} (2 when right, 1 when wrong)")
     return "\n".join(lines)
+
+
+def _taylor_word(taylor):
+    if not taylor.passed:
+        return "DISAGREES"
+    return "agrees" if taylor.conclusive else "cannot tell (rounding is too large here)"
 
 
 def _monte_carlo(report):
@@ -287,7 +291,9 @@ def _verdict(report):
         reasons = []
         if not comparison.objectives_agree:
             reasons.append("the routes to J(theta) disagree")
-        if not (comparison.taylor.passed and all(route.agrees for route in comparison.routes)):
+        if not comparison.taylor.passed:
+            reasons.append(f"the Taylor remainder falls with slope {comparison.taylor.slope:.2f} only")
+        if not all(route.agrees for route in comparison.routes):
             reasons.append(f"the routes to the gradient disagree by {comparison.disagreement:.3g}")
         if confirmed is not None and confirmed.rejected:
             reasons.append(f"Monte Carlo: {confirmed}")

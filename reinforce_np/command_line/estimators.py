@@ -44,7 +44,7 @@ def add_to(commands):
         "estimators",
         help="every estimator of the family on one problem: exact bias and variance",
         description="The whole family on one problem: what fills the slots, whether it is unbiased for the named objective, "
-        "and its exact variance. All possible batches are listed, so the problem must be small.",
+        "and its exact variance. Where no recursion or histogram applies, all possible batches are listed: such rows need a small problem.",
     )
     models.add_options(parser)
     group = parser.add_argument_group("the batch")

@@ -68,7 +68,7 @@ def gpomdp(*, baseline=0.0):
     >>> gpomdp().ratio
     OnPolicy()
     """
-    return Estimator(RewardToGo(baseline=baseline))
+    return reinforce_with_baseline(baseline)
 
 
 def reinforce_with_baseline(baseline):

@@ -19,7 +19,7 @@ from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.normalisers import PerTrajectory
-from reinforce_np.estimators.ratios import OnPolicy
+from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
 
 CELLS = 2**22  # (row, state, action) weights held at once
 
@@ -74,6 +74,7 @@ class Estimator:
         object.__setattr__(self, "penalty", penalties)
         slots = [
             ("advantage", self.advantage, "credit"),
+            ("advantage", self.advantage, "from_start"),
             ("ratio", self.ratio, "weigh"),
             ("normaliser", self.normaliser, "scale"),
         ]
@@ -83,6 +84,10 @@ class Estimator:
                 raise TypeError(
                     f"{name}={record!r} does not fit into this slot; pass a record such as those of reinforce_np.estimators"
                 )
+        if isinstance(self.ratio, PerDecisionRatio | VTrace) and not hasattr(self.advantage, "trace"):
+            raise TypeError(
+                f"ratio={self.ratio!r} corrects reward by reward, which advantage={self.advantage!r} has none of; use RewardToGo or GAE"
+            )
         if self.advantage.from_start and not self.discounted_score:
             raise ValueError(
                 f"discounted_score=False has no meaning with advantage={self.advantage!r}, which is measured from the start of the "
@@ -148,6 +153,7 @@ class Estimator:
             raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
         arguments.check_same_model(mdp, policy)
         theta = policy.real_theta(theta)
+        trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
         labels = np.zeros(len(trajectories), dtype=np.intp) if labels is None else labels
         plain = Batch(
             trajectories, mdp.gamma, policy, theta, np.where(trajectories.mask, trajectories.rewards, 0.0), labels

@@ -16,6 +16,8 @@ from reinforce_np.estimators.advantages import RewardToGo, TotalReturn, spread
 from reinforce_np.estimators.batch import total
 from reinforce_np.estimators.returns import returns, rewards_to_go
 
+SAME = 1e-11  # returns closer than this, relative to the largest, are the same number computed in another order
+
 
 @dataclass(frozen=True, eq=False)
 class LeaveOneOut:
@@ -220,15 +222,17 @@ def _minus_group_mean(batch):
 def _minus_mean(x, index, weight):
     """Return x minus its mean over the entries of weight one with the same index, zero where they are all equal.
 
-    The mean of equal numbers is not always that number in float64, and what is
-    left must not be blown up by a standard deviation that is rounding too.
+    Equal means equal up to rounding: the same rewards added in another order
+    differ in the last digit, the mean of equal numbers is not always that
+    number, and neither must be blown up by a standard deviation that is rounding too.
     """
     n = index.max(initial=-1) + 1
     low, high = np.full(n, np.inf), np.full(n, -np.inf)
     np.minimum.at(low, index[weight > 0], x[weight > 0])
     np.maximum.at(high, index[weight > 0], x[weight > 0])
     mean = total(weight * x, index) / np.maximum(total(weight, index), 1.0)
-    return np.where((low >= high)[index], 0.0, weight * (x - mean))
+    same = high - low <= SAME * np.maximum(np.abs(low), np.abs(high))
+    return np.where((same | (low > high))[index], 0.0, weight * (x - mean))
 
 
 def _over_deviation(difference, index, weight, ddof, eps):

@@ -1,6 +1,6 @@
 """What the weights are divided by: the slot that practice fills without saying so.
 
-`scale` returns the (N, T) factor of every weight, 1/N included. Only
+`scale` returns the factor of every weight of a trajectory, shape (N, 1), 1/N included. Only
 `PerToken` couples the trajectories of a batch: with it, an estimate from
 micro-batches is not the estimate from the batch. With all others the batch is
 the mean of its micro-batches, each counted by its number of trajectories.

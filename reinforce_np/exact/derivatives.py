@@ -30,8 +30,8 @@ def gradient(mdp, policy, theta, *, objective=Discounted()):
         The policy.
     theta : array (..., D)
         Parameters, real or complex, or a batch of them.
-    objective : Discounted or Undiscounted
-        Which return is differentiated.
+    objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
+        What is differentiated.
 
     Returns
     -------

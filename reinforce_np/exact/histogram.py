@@ -31,6 +31,7 @@ from reinforce_np.estimators import (
     SelfNormalisedRatio,
     TotalReturn,
 )
+from reinforce_np.estimators.groups import SAME
 from reinforce_np.exact import batches
 from reinforce_np.exact.batches import Moments
 from reinforce_np.exact.traces import every_step, step_table
@@ -38,7 +39,6 @@ from reinforce_np.trajectories import Trajectories
 
 NODE_LIMIT = 2**24  # (state, return so far) nodes of one step, times parameters
 MATRIX_LIMIT = 2**27  # numbers in the second moments of all nodes of a step, when a covariance is wanted
-SAME = 1e-11  # returns closer than this, relative to the largest, are the same number computed in another order
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,6 +14,7 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.estimators import (
     GAE,
+    Estimator,
     GroupMean,
     LeaveOneOut,
     NStep,
@@ -62,11 +63,12 @@ def moments(
     behaviour : array (D,) or (S, A), optional
         The policy that draws the actions.
     covariance : bool
-        Whether the (D, D) covariance is wanted; variances always are there.
+        Whether the (D, D) covariance is wanted; variances always are there,
+        and listing gives the covariance anyway.
     route : {"recursion", "histogram", "enumeration"}, optional
         Insist on a route; the cheapest that applies if not given.
     limit : int
-        Of `moments_by_enumeration`.
+        Largest number of trajectories in all batches that are listed.
 
     Returns
     -------
@@ -87,6 +89,9 @@ def moments(
     >>> exact.mean, exact.route
     (array([-0.25,  0.25]), 'recursion')
     """
+    check_estimator(estimator)
+    limit = arguments.integer("limit", limit, low=1)
+    covariance = arguments.flag("covariance", covariance)
     if route is not None and route not in ROUTES:
         raise ValueError(f"route={route!r} is unknown; pass one of {', '.join(map(repr, ROUTES))}")
     options = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
@@ -97,10 +102,16 @@ def moments(
     if route == "histogram" or has_histogram(estimator, mdp, behaviour):
         try:
             return moments_by_histogram(estimator, mdp, policy, theta, covariance=covariance, limit=limit, **options)
-        except arguments.TooLargeError:
+        except arguments.TooLargeError:  # the covariance of all nodes may be what is too large: listing may still do
             if route is not None or not covariance:
                 raise
     return moments_by_enumeration(estimator, mdp, policy, theta, limit=limit, **options)
+
+
+def check_estimator(estimator):
+    """Refuse what is no estimator of the family."""
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"estimator={estimator!r} is no Estimator; pass one such as algorithms.reinforce()")
 
 
 def has_recursion(estimator, mdp, policy, theta, behaviour=None):
@@ -223,9 +234,7 @@ def _batch_moments(kind, tables, psi, rows, prompts, group_size, covariance):
         mean = sum(p_s * mean_s for p_s, (mean_s, _) in zip(p, each, strict=True))
         outer = sum(p_s * outer_s for p_s, (_, outer_s) in zip(p, each, strict=True))
         between = sum(p_s * square(mean_s) for p_s, (mean_s, _) in zip(p, each, strict=True))
-    if kind == "group":
-        return scale * mean, scale**2 * (outer - square(mean)) / prompts
-    if group_size == 1:
+    if kind == "group" or group_size == 1:
         return scale * mean, scale**2 * (outer - square(mean)) / prompts
     return scale * mean, scale**2 * ((outer - between) / group_size + between - square(mean)) / prompts
 
@@ -270,7 +279,7 @@ def _group(tables, psi, rows, initial, covariance, group_size):
     (Hoeffding 1948, equation (5.13)); the in-sample mean is (N−1)/N of it.
     """
     N = group_size
-    centre = float(initial @ _value(tables))
+    centre = float(initial @ tables.mean_returns)
     options = {"initial": initial, "centre": centre, "covariance": covariance}
     found = return_moments(tables.mdp, tables.measure(1), tables.rewards, psi, **options)
     theta = found.z[1]
@@ -280,11 +289,6 @@ def _group(tables, psi, rows, initial, covariance, group_size):
     spread = 4 * (N - 2) / (N * (N - 1)) * zeta1 + 2 / (N * (N - 1)) * zeta2
     factor = (N - 1) / N if isinstance(tables.estimator.advantage, GroupMean) else 1.0
     return factor * theta, factor**2 * (spread + square)
-
-
-def _value(tables):
-    """Return the mean return from each first state, shape (S,)."""
-    return tables.mean_returns
 
 
 @dataclass(frozen=True, eq=False)
@@ -298,8 +302,6 @@ class DirectionalMoments:
     low, high : array (E,)
         Bounds on v·ĝ over all possible trajectories; not always attained,
         infinite where none is known.
-    variance : array (E,)
-        Var[v·ĝ].
     """
 
     mean: np.ndarray
@@ -345,7 +347,7 @@ def directional_moments(estimator, mdp, policy, theta, directions):
     form = _form(estimator, mdp, policy, theta, None)
     if form is None or form[0] == "group" or isinstance(estimator.advantage, PerComponent):
         raise ValueError(
-            f"advantage={estimator.advantage!r} has no law of a single trajectory by recursion; use RewardToGo or TotalReturn"
+            f"advantage={estimator.advantage!r} has no law of a single trajectory by recursion; use RewardToGo, GAE, NStep or TotalReturn"
         )
     kind, tables = form
     pi = policy.probabilities(theta)

@@ -33,7 +33,7 @@ def objective(mdp, policy, theta, *, objective=Discounted()):
         The policy.
     theta : array (..., D)
         Parameters, real or complex, or a batch of them.
-    objective : Discounted or Undiscounted
+    objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
         Which return is meant.
 
     Returns

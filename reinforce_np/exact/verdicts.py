@@ -85,19 +85,18 @@ class Verdict:
 
     def as_dict(self):
         """Return the verdict as plain numbers and lists, ready for JSON."""
-        finite = lambda x: x if x is not None and math.isfinite(x) else None  # noqa: E731
         return {
             "kind": self.kind,
             "objective": type(self.objective).__name__,
             "factor": self.factor,
-            "relative_bias": finite(self.relative_bias),
+            "relative_bias": _finite(self.relative_bias),
             "cosine": self.cosine,
             "bias": self.bias.tolist(),
             "gradient": self.gradient.tolist(),
             "mean": self.moments.mean.tolist(),
             "variance": self.moments.variance.tolist(),
             "total_variance": self.moments.total_variance,
-            "signal_to_noise": finite(self.moments.signal_to_noise),
+            "signal_to_noise": _finite(self.moments.signal_to_noise),
             "rounding": self.rounding.tolist(),
             "route": self.moments.route,
         }
@@ -153,6 +152,11 @@ def judge(
     )
     gradient = exact_gradient(mdp, policy, theta, objective=objective)
     return verdict_of(moments, gradient, objective, scale=gradient_scale(mdp, policy, theta, objective=objective))
+
+
+def _finite(x):
+    """Return a number that JSON can hold, or None."""
+    return x if x is not None and math.isfinite(x) else None
 
 
 def _norm(x):

@@ -159,7 +159,7 @@ def random_mdp(
     mean = arguments.number("reward_mean", reward_mean)
     if gamma == 1 and horizon is None and termination == 0:
         raise ValueError("gamma=1 with horizon=None and termination=0 never ends; change one of them")
-    rng = np.random.default_rng(rng)
+    rng = arguments.generator(rng)
 
     probability = _uneven(shape, rng)
     # A random order of the states: distinct as long as there are enough of them.

@@ -145,7 +145,7 @@ def _terminated(terminated, layout, shape):
     if terminated is None:
         return np.zeros(shape, dtype=bool)
     _refuse_sparse("terminated", terminated)
-    array = arguments.real_array("terminated", terminated)
+    array = np.asarray(terminated)
     array = arguments.boolean_array("terminated", array, shape=array.shape)
     return _three_axes("terminated", array, layout, shape, "", "; for states that end the episode pass terminal_states")
 
