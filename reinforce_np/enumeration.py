@@ -133,6 +133,8 @@ def count_trajectories(mdp, policy=None, theta=None):
     >>> count_trajectories(examples.short_corridor().replace(horizon=50))
     9318681199520
     """
+    if policy is None and theta is not None:
+        raise ValueError(f"theta={theta!r} without a policy counts nothing differently; pass both or neither")
     if policy is not None:
         arguments.check_same_model(mdp, policy)
     pi = (

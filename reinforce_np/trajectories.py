@@ -151,6 +151,8 @@ def concatenate(batches):
     Trajectories(n=10, n_steps=1)
     """
     batches = list(batches)
+    if not all(isinstance(batch, Trajectories) for batch in batches):
+        raise TypeError(f"batches={batches!r} are not all Trajectories")
     if not batches:
         raise ValueError("batches=[] is empty; pass at least one batch of trajectories")
     n_steps = max(batch.n_steps for batch in batches)

@@ -86,8 +86,14 @@ def problem(mdp, seed=0):
     """Fill the other slots with numbers that have nothing special about them."""
     rng, D = np.random.default_rng(seed), mdp.n_states * mdp.n_actions
     theta, behaviour, reference = rng.uniform(-1.2, 1.2, (3, D)).round(2)
-    return Problem(mdp, theta, behaviour, reference, rng.uniform(-1, 3, (mdp.horizon + 1, mdp.n_states)).round(2),
-                   rng.uniform(-1, 3, (mdp.n_states, D)).round(2))
+    return Problem(
+        mdp,
+        theta,
+        behaviour,
+        reference,
+        rng.uniform(-1, 3, (mdp.horizon + 1, mdp.n_states)).round(2),
+        rng.uniform(-1, 3, (mdp.n_states, D)).round(2),
+    )
 
 
 def tiny(*, n_actions, gamma, horizon, initial):
@@ -108,7 +114,9 @@ PANEL = {
     "tiny, three actions": problem(tiny(n_actions=3, gamma=0.7, horizon=3, initial=[0.75, 0.25]), 3),
     "tiny, two actions": problem(tiny(n_actions=2, gamma=0.9, horizon=2, initial=[0.4, 0.6]), 4),
     "tiny, four steps": problem(tiny(n_actions=2, gamma=0.9, horizon=4, initial=[0.9, 0.1]), 6),
-    "two prompts, 0/1": problem(examples.token_sequences("ab", 2, lambda x, y: "".join(y) in x, [("a", "bb"), ("", "ab")]), 5),
+    "two prompts, 0/1": problem(
+        examples.token_sequences("ab", 2, lambda x, y: "".join(y) in x, [("a", "bb"), ("", "ab")]), 5
+    ),
 }
 
 
@@ -137,9 +145,15 @@ def small_problems(draw, limit):
             terminated[smaller[:2]] = True
         elif smaller:
             weight[smaller[:2]] = [1, 0]
-        mdp = FiniteMDP(weight / weight.sum(axis=2, keepdims=True), target, reward, terminated,
-                        initial=draw(st.sampled_from([(0.75, 0.25), (0.4, 0.6)])) if mdp is None else mdp.initial,
-                        gamma=gamma, horizon=horizon)
+        mdp = FiniteMDP(
+            weight / weight.sum(axis=2, keepdims=True),
+            target,
+            reward,
+            terminated,
+            initial=draw(st.sampled_from([(0.75, 0.25), (0.4, 0.6)])) if mdp is None else mdp.initial,
+            gamma=gamma,
+            horizon=horizon,
+        )
         if largest_start(mdp) > limit:
             mdp = mdp.replace(horizon=2)
         if largest_start(mdp) <= limit:
@@ -148,8 +162,9 @@ def small_problems(draw, limit):
     D = S * A
     theta, behaviour, reference = grid(draw, (3, D), -1.5, 1.5, 0.25)
     theta[0] += 0.375  # never uniform, and never one of the others
-    return Problem(mdp, theta, behaviour, reference, grid(draw, (mdp.horizon + 1, S), -2, 3, 0.5),
-                   grid(draw, (S, D), -2, 3, 0.5))
+    return Problem(
+        mdp, theta, behaviour, reference, grid(draw, (mdp.horizon + 1, S), -2, 3, 0.5), grid(draw, (S, D), -2, 3, 0.5)
+    )
 
 
 # What a row may say of its setting
@@ -193,7 +208,9 @@ def other_kl(p):
 def mean_of_k2(p):
     """Gradient of J - beta E_pi[k2], one step: the sum of pi (k2 + d) times score."""
     d = np.log(p.policy.probabilities(p.theta) / p.policy.probabilities(p.reference))
-    return exact.gradient(p.mdp, p.policy, p.theta) - BETA * sum_over_starts(p, p.policy.probabilities(p.theta) * (d**2 / 2 + d))
+    return exact.gradient(p.mdp, p.policy, p.theta) - BETA * sum_over_starts(
+        p, p.policy.probabilities(p.theta) * (d**2 / 2 + d)
+    )
 
 
 class Claim(NamedTuple):
@@ -245,7 +262,9 @@ def k(kind, place, corrected=False):
 
 
 def k_off(kind, place, corrected=False):
-    return lambda p: Estimator(RewardToGo(), ratio=TokenRatio(), penalty=KLPenalty(p.reference, BETA, kind, place, corrected))
+    return lambda p: Estimator(
+        RewardToGo(), ratio=TokenRatio(), penalty=KLPenalty(p.reference, BETA, kind, place, corrected)
+    )
 
 
 def bonus(place, sampled):
@@ -279,7 +298,9 @@ CLAIMS = [
     Claim(GAE, "lam < 1 with the true critic", lambda p: Estimator(GAE(true(p), 0.7)), "unbiased"),
     Claim(GAE, "lam = 0 biased", lambda p: Estimator(GAE(p.critic, 0.0)), "biased", 2.0),
     Claim(GAE, "bootstrapping biased", lambda p: Estimator(GAE(p.critic, 1.0, True)), "biased", 0.9),
-    Claim(GAE, "unless the critic is zero there", lambda p: Estimator(GAE(zero_at_the_horizon(p), 1.0, True)), "unbiased"),
+    Claim(
+        GAE, "unless the critic is zero there", lambda p: Estimator(GAE(zero_at_the_horizon(p), 1.0, True)), "unbiased"
+    ),
     Claim(NStep, "n >= T: any critic", lambda p: Estimator(NStep(p.critic, p.mdp.horizon)), "unbiased"),
     Claim(NStep, "n > T: any critic", lambda p: Estimator(NStep(p.critic[0], 99)), "unbiased"),
     Claim(NStep, "biased otherwise", lambda p: Estimator(NStep(p.critic, 1)), "biased", 2.0),
@@ -294,9 +315,17 @@ CLAIMS = [
     Claim(GroupStandardised, "biased, ddof = 1", plain(GroupStandardised(1, 1e-2)), "biased", 0.6, sizes=GROUPS),
     Claim(GroupStandardised, "over the batch", plain(GroupStandardised(0, 0.0, True)), "biased", 0.5, sizes=GROUPS),
     Claim(BatchStandardised, "biased", plain(BatchStandardised(RewardToGo(), 0, 0.0)), "biased", 0.5, sizes=PAIRS),
-    Claim(BatchStandardised, "biased: total", plain(BatchStandardised(TotalReturn(), 1, 1e-2)), "biased", 0.4, sizes=PAIRS),
-    Claim(BatchStandardised, "per trajectory", plain(BatchStandardised(TotalReturn(), 0, 0.0, per_token=False)), "biased",
-          0.5, sizes=PAIRS),
+    Claim(
+        BatchStandardised, "biased: total", plain(BatchStandardised(TotalReturn(), 1, 1e-2)), "biased", 0.4, sizes=PAIRS
+    ),
+    Claim(
+        BatchStandardised,
+        "per trajectory",
+        plain(BatchStandardised(TotalReturn(), 0, 0.0, per_token=False)),
+        "biased",
+        0.5,
+        sizes=PAIRS,
+    ),
     # ratios
     Claim(OnPolicy, "that of the advantage", plain(RewardToGo(), ratio=OnPolicy()), "unbiased"),
     Claim(OnPolicy, "biased on other data", ratio(OnPolicy()), "biased", 1.0, off=True),
@@ -308,10 +337,29 @@ CLAIMS = [
     Claim(TokenRatio, "on-policy", ratio(TokenRatio()), "unbiased"),
     Claim(TokenRatio, "exact for bandits", ratio(TokenRatio()), "unbiased", off=True, change=one_step),
     Claim(PerDecisionRatio, "unbiased", ratio(PerDecisionRatio()), "unbiased", off=True),
-    Claim(PerDecisionRatio, "any baseline", ratio(PerDecisionRatio(), lambda p: RewardToGo(p.critic)), "unbiased", off=True),
-    Claim(PerDecisionRatio, "GAE at lam = 1", ratio(PerDecisionRatio(), lambda p: GAE(p.critic, 1.0)), "unbiased", off=True),
+    Claim(
+        PerDecisionRatio,
+        "any baseline",
+        ratio(PerDecisionRatio(), lambda p: RewardToGo(p.critic)),
+        "unbiased",
+        off=True,
+    ),
+    Claim(
+        PerDecisionRatio,
+        "GAE at lam = 1",
+        ratio(PerDecisionRatio(), lambda p: GAE(p.critic, 1.0)),
+        "unbiased",
+        off=True,
+    ),
     Claim(PerDecisionRatio, "past=False", ratio(PerDecisionRatio(past=False)), "biased", 0.2, off=True),
-    Claim(PerDecisionRatio, "past=False, one step", ratio(PerDecisionRatio(past=False)), "unbiased", off=True, change=one_step),
+    Claim(
+        PerDecisionRatio,
+        "past=False, one step",
+        ratio(PerDecisionRatio(past=False)),
+        "unbiased",
+        off=True,
+        change=one_step,
+    ),
     Claim(VTrace, "biased", ratio(VTrace(), lambda p: GAE(p.critic, 1.0)), "biased", 1.0, off=True),
     Claim(VTrace, "on-policy", ratio(VTrace(), lambda p: GAE(p.critic, 1.0)), "unbiased"),
     Claim(VTrace, "on-policy, other limits", ratio(VTrace(2.0, 1.5), lambda p: GAE(p.critic, 1.0)), "unbiased"),
@@ -322,8 +370,14 @@ CLAIMS = [
     Claim(ClippedRatio, "on-policy", ratio(ClippedRatio(0.1, 0.3, dual=1.5)), "unbiased"),
     Claim(GeometricMeanRatio, "biased", ratio(GeometricMeanRatio(), lambda p: TotalReturn()), "biased", 0.7, off=True),
     Claim(GeometricMeanRatio, "on-policy too", ratio(GeometricMeanRatio(), lambda p: TotalReturn()), "biased", 1.0),
-    Claim(GeometricMeanRatio, "one step", ratio(GeometricMeanRatio(), lambda p: TotalReturn()), "unbiased", off=True,
-          change=one_step),
+    Claim(
+        GeometricMeanRatio,
+        "one step",
+        ratio(GeometricMeanRatio(), lambda p: TotalReturn()),
+        "unbiased",
+        off=True,
+        change=one_step,
+    ),
     Claim(TruncatedRatio, "biased", ratio(TruncatedRatio(1.1)), "biased", 0.7, off=True),
     Claim(TruncatedRatio, "biased: trajectory", ratio(TruncatedRatio(1.1, TrajectoryRatio())), "biased", 0.7, off=True),
     Claim(TruncatedRatio, "limit not reached", ratio(TruncatedRatio(1e6, TrajectoryRatio())), "unbiased", off=True),
@@ -332,119 +386,291 @@ CLAIMS = [
     Claim(MaskedRatio, "biased: trajectory", ratio(MaskedRatio(0.5, 2.0, TrajectoryRatio())), "biased", 0.9, off=True),
     Claim(MaskedRatio, "nothing dropped", ratio(MaskedRatio(0.0, 1e6, TrajectoryRatio())), "unbiased", off=True),
     Claim(MaskedRatio, "on-policy", ratio(MaskedRatio(0.99, 1.01)), "unbiased"),
-    Claim(SelfNormalisedRatio, "biased at every size", ratio(SelfNormalisedRatio()), "biased", 0.5, off=True,
-          sizes=((1, 1), (1, 2), (2, 1), (1, 3))),
+    Claim(
+        SelfNormalisedRatio,
+        "biased at every size",
+        ratio(SelfNormalisedRatio()),
+        "biased",
+        0.5,
+        off=True,
+        sizes=((1, 1), (1, 2), (2, 1), (1, 3)),
+    ),
     Claim(SelfNormalisedRatio, "on-policy", ratio(SelfNormalisedRatio()), "unbiased", sizes=((1, 1), (1, 2))),
     # penalties
     Claim(KLPenalty, "k1 in the reward", k("k1", "reward"), "unbiased", objective=kl),
-    Claim(KLPenalty, "k1 in the reward, total return", lambda p: Estimator(TotalReturn(), penalty=KLPenalty(p.reference, BETA)),
-          "unbiased", objective=kl),
-    Claim(KLPenalty, "k1 in the reward, off-policy",
-          lambda p: Estimator(RewardToGo(p.critic), ratio=PerDecisionRatio(), penalty=KLPenalty(p.reference, BETA)),
-          "unbiased", off=True, objective=kl),
-    Claim(KLPenalty, "k1 in the reward, off-policy",
-          lambda p: Estimator(TotalReturn(), ratio=TrajectoryRatio(), penalty=KLPenalty(p.reference, BETA)),
-          "unbiased", off=True, objective=kl),
+    Claim(
+        KLPenalty,
+        "k1 in the reward, total return",
+        lambda p: Estimator(TotalReturn(), penalty=KLPenalty(p.reference, BETA)),
+        "unbiased",
+        objective=kl,
+    ),
+    Claim(
+        KLPenalty,
+        "k1 in the reward, off-policy",
+        lambda p: Estimator(RewardToGo(p.critic), ratio=PerDecisionRatio(), penalty=KLPenalty(p.reference, BETA)),
+        "unbiased",
+        off=True,
+        objective=kl,
+    ),
+    Claim(
+        KLPenalty,
+        "k1 in the reward, off-policy",
+        lambda p: Estimator(TotalReturn(), ratio=TrajectoryRatio(), penalty=KLPenalty(p.reference, BETA)),
+        "unbiased",
+        off=True,
+        objective=kl,
+    ),
     Claim(KLPenalty, "k2 in the reward", k("k2", "reward"), "biased", 0.6, objective=kl),
     Claim(KLPenalty, "k2 in the reward, one step", k("k2", "reward"), "biased", 0.6, objective=kl, change=one_step),
     Claim(KLPenalty, "k3 in the reward", k("k3", "reward"), "biased", 0.7, objective=kl),
     Claim(KLPenalty, "k3 in the reward, one step", k("k3", "reward"), "biased", 0.8, objective=kl, change=one_step),
     Claim(KLPenalty, "the full KL in the reward", k("full", "reward"), "biased", 0.9, objective=kl),
-    Claim(KLPenalty, "the full KL in the reward, one step: no penalty", k("full", "reward"), "unbiased", change=one_step),
+    Claim(
+        KLPenalty, "the full KL in the reward, one step: no penalty", k("full", "reward"), "unbiased", change=one_step
+    ),
     Claim(KLPenalty, "k1 in the loss: no penalty", k("k1", "loss"), "unbiased"),
     Claim(KLPenalty, "k1 in the loss", k("k1", "loss"), "biased", 0.8, objective=kl),
     Claim(KLPenalty, "k2 in the loss, one step", k("k2", "loss"), "unbiased", objective=kl, change=one_step),
     Claim(KLPenalty, "k2 in the loss", k("k2", "loss"), "biased", 0.1, objective=kl),
     Claim(KLPenalty, "full KL in the loss, one step", k("full", "loss"), "unbiased", objective=kl, change=one_step),
-    Claim(KLPenalty, "full KL in the loss, one step, off-policy", k_off("full", "loss"), "unbiased", off=True, objective=kl,
-          change=one_step),
+    Claim(
+        KLPenalty,
+        "full KL in the loss, one step, off-policy",
+        k_off("full", "loss"),
+        "unbiased",
+        off=True,
+        objective=kl,
+        change=one_step,
+    ),
     Claim(KLPenalty, "full KL in the loss", k("full", "loss"), "biased", 0.1, objective=kl),
-    Claim(KLPenalty, "k3 in the loss, one step: the other KL", k("k3", "loss"), "unbiased", objective=other_kl,
-          change=one_step),
+    Claim(
+        KLPenalty,
+        "k3 in the loss, one step: the other KL",
+        k("k3", "loss"),
+        "unbiased",
+        objective=other_kl,
+        change=one_step,
+    ),
     Claim(KLPenalty, "k3 in the loss, one step", k("k3", "loss"), "biased", 0.3, objective=kl, change=one_step),
     Claim(KLPenalty, "k3 in the loss", k("k3", "loss"), "biased", 0.2, objective=kl),
     Claim(KLPenalty, "corrected k1, one step", k("k1", "loss", True), "unbiased", objective=kl, change=one_step),
-    Claim(KLPenalty, "corrected k2, one step: E[k2]", k("k2", "loss", True), "unbiased", objective=mean_of_k2, change=one_step),
+    Claim(
+        KLPenalty,
+        "corrected k2, one step: E[k2]",
+        k("k2", "loss", True),
+        "unbiased",
+        objective=mean_of_k2,
+        change=one_step,
+    ),
     Claim(KLPenalty, "corrected k3, one step", k("k3", "loss", True), "unbiased", objective=kl, change=one_step),
-    Claim(KLPenalty, "corrected k1, off-policy", k_off("k1", "loss", True), "unbiased", off=True, objective=kl, change=one_step),
-    Claim(KLPenalty, "corrected k2, off-policy", k_off("k2", "loss", True), "unbiased", off=True, objective=mean_of_k2,
-          change=one_step),
-    Claim(KLPenalty, "corrected k3, off-policy", k_off("k3", "loss", True), "unbiased", off=True, objective=kl, change=one_step),
+    Claim(
+        KLPenalty,
+        "corrected k1, off-policy",
+        k_off("k1", "loss", True),
+        "unbiased",
+        off=True,
+        objective=kl,
+        change=one_step,
+    ),
+    Claim(
+        KLPenalty,
+        "corrected k2, off-policy",
+        k_off("k2", "loss", True),
+        "unbiased",
+        off=True,
+        objective=mean_of_k2,
+        change=one_step,
+    ),
+    Claim(
+        KLPenalty,
+        "corrected k3, off-policy",
+        k_off("k3", "loss", True),
+        "unbiased",
+        off=True,
+        objective=kl,
+        change=one_step,
+    ),
     Claim(KLPenalty, "corrected k3, more steps", k("k3", "loss", True), "biased", 0.1, objective=kl),
     Claim(EntropyBonus, "sampled in the reward", bonus("reward", True), "unbiased", objective=entropy),
     Claim(EntropyBonus, "H(s) in the reward", bonus("reward", False), "biased", 0.6, objective=entropy),
     Claim(EntropyBonus, "H(s) in the reward, one step: no bonus", bonus("reward", False), "unbiased", change=one_step),
-    Claim(EntropyBonus, "H(s) in the loss, one step", bonus("loss", False), "unbiased", objective=entropy, change=one_step),
+    Claim(
+        EntropyBonus, "H(s) in the loss, one step", bonus("loss", False), "unbiased", objective=entropy, change=one_step
+    ),
     Claim(EntropyBonus, "H(s) in the loss", bonus("loss", False), "biased", 0.3, objective=entropy),
     Claim(EntropyBonus, "sampled in the loss: no bonus", bonus("loss", True), "unbiased"),
     Claim(EntropyBonus, "sampled in the loss", bonus("loss", True), "biased", 0.5, objective=entropy),
     # normalisers
-    Claim(PerTrajectory, "changes no expectation", plain(RewardToGo(), normaliser=PerTrajectory()), "unbiased",
-          sizes=((1, 1), (1, 3), (2, 2))),
+    Claim(
+        PerTrajectory,
+        "changes no expectation",
+        plain(RewardToGo(), normaliser=PerTrajectory()),
+        "unbiased",
+        sizes=((1, 1), (1, 3), (2, 2)),
+    ),
     Claim(PerLength, "biased", plain(RewardToGo(), normaliser=PerLength()), "biased", 0.9, sizes=((1, 1), (1, 2))),
-    Claim(PerToken, "biased", plain(RewardToGo(), normaliser=PerToken()), "biased", 0.5, sizes=((1, 1), (1, 2), (2, 1))),
+    Claim(
+        PerToken, "biased", plain(RewardToGo(), normaliser=PerToken()), "biased", 0.5, sizes=((1, 1), (1, 2), (2, 1))
+    ),
     Claim(Constant, "proportional", plain(RewardToGo(), normaliser=Constant(2.5)), 0.4, sizes=((1, 1), (1, 2))),
     # baselines
     Claim(fit_state_baseline, "unbiased on others", lambda p: Estimator(RewardToGo(state_fit(p))), "unbiased"),
     Claim(fit_optimal_baseline, "unbiased on others", lambda p: Estimator(TotalReturn(optimal_fit(p))), "unbiased"),
-    Claim(fit_optimal_baseline, "per component", lambda p: Estimator(PerComponent(TotalReturn(), component_fit(p))), "unbiased"),
+    Claim(
+        fit_optimal_baseline,
+        "per component",
+        lambda p: Estimator(PerComponent(TotalReturn(), component_fit(p))),
+        "unbiased",
+    ),
     Claim(PerComponent, "b_i", lambda p: Estimator(PerComponent(TotalReturn(), p.b[0])), "unbiased"),
     Claim(PerComponent, "b_i(s)", lambda p: Estimator(PerComponent(TotalReturn(), p.b)), "unbiased"),
     Claim(PerComponent, "reward-to-go", lambda p: Estimator(PerComponent(RewardToGo(p.critic), p.b)), "unbiased"),
     Claim(PerComponent, "of GAE", lambda p: Estimator(PerComponent(GAE(p.critic, 1.0), p.b)), "unbiased"),
-    Claim(PerComponent, "of a group", lambda p: Estimator(PerComponent(LeaveOneOut(), p.b)), "unbiased", sizes=((1, 2),)),
+    Claim(
+        PerComponent, "of a group", lambda p: Estimator(PerComponent(LeaveOneOut(), p.b)), "unbiased", sizes=((1, 2),)
+    ),
     Claim(InSampleOptimal, "biased", plain(InSampleOptimal()), "biased", 0.3, sizes=PAIRS),
-    Claim(ActionDependent, "biased", lambda p: Estimator(ActionDependent(exact.action_values(p.mdp, p.policy, p.theta)[0])),
-          "biased", 0.9),
+    Claim(
+        ActionDependent,
+        "biased",
+        lambda p: Estimator(ActionDependent(exact.action_values(p.mdp, p.policy, p.theta)[0])),
+        "biased",
+        0.9,
+    ),
     # the estimator and its flag
     Claim(Estimator, "discounted_score=False: not J_gamma", plain(RewardToGo(), discounted_score=False), "biased", 0.3),
-    Claim(Estimator, "discounted_score=False: nor J_1", plain(RewardToGo(), discounted_score=False), "biased", 0.1,
-          objective=lambda p: Undiscounted()),
+    Claim(
+        Estimator,
+        "discounted_score=False: nor J_1",
+        plain(RewardToGo(), discounted_score=False),
+        "biased",
+        0.1,
+        objective=lambda p: Undiscounted(),
+    ),
     Claim(Estimator, "unless gamma = 1", plain(RewardToGo(), discounted_score=False), "unbiased", change=undiscounted),
-    Claim(Estimator, "unless gamma = 1", plain(RewardToGo(), discounted_score=False), "unbiased", change=undiscounted,
-          objective=lambda p: Undiscounted()),
+    Claim(
+        Estimator,
+        "unless gamma = 1",
+        plain(RewardToGo(), discounted_score=False),
+        "unbiased",
+        change=undiscounted,
+        objective=lambda p: Undiscounted(),
+    ),
     # algorithms
     Claim(algorithms.reinforce, "unbiased", lambda p: algorithms.reinforce(), "unbiased"),
     Claim(algorithms.reinforce, "without reward-to-go", lambda p: algorithms.reinforce(reward_to_go=False), "unbiased"),
     Claim(algorithms.gpomdp, "unbiased", lambda p: algorithms.gpomdp(), "unbiased"),
     Claim(algorithms.gpomdp, "with a baseline", lambda p: algorithms.gpomdp(baseline=p.critic), "unbiased"),
-    Claim(algorithms.reinforce_with_baseline, "unbiased", lambda p: algorithms.reinforce_with_baseline(p.critic), "unbiased"),
+    Claim(
+        algorithms.reinforce_with_baseline,
+        "unbiased",
+        lambda p: algorithms.reinforce_with_baseline(p.critic),
+        "unbiased",
+    ),
     Claim(algorithms.actor_critic, "the true critic", lambda p: algorithms.actor_critic(true(p)), "unbiased"),
     Claim(algorithms.actor_critic, "biased otherwise", lambda p: algorithms.actor_critic(p.critic), "biased", 2.0),
-    Claim(algorithms.actor_critic, "as in Estimator", lambda p: algorithms.actor_critic(true(p), discounted_score=False),
-          "biased", 0.3),
+    Claim(
+        algorithms.actor_critic,
+        "as in Estimator",
+        lambda p: algorithms.actor_critic(true(p), discounted_score=False),
+        "biased",
+        0.3,
+    ),
     Claim(algorithms.a2c, "unbiased", lambda p: algorithms.a2c(p.critic), "unbiased"),
     Claim(algorithms.a2c, "biased: lam", lambda p: algorithms.a2c(p.critic, lam=0.5), "biased", 1.0),
     Claim(algorithms.a2c, "biased: bonus", lambda p: algorithms.a2c(p.critic, entropy=BETA), "biased", 0.5),
-    Claim(algorithms.a2c, "biased: bonus", lambda p: algorithms.a2c(p.critic, entropy=BETA), "biased", 0.3, objective=entropy),
-    Claim(algorithms.a2c, "biased: bootstrap", lambda p: algorithms.a2c(p.critic, bootstrap_at_truncation=True), "biased", 0.9),
-    Claim(algorithms.a2c, "drops the discount", lambda p: algorithms.a2c(p.critic, discounted_score=False), "biased", 0.3),
+    Claim(
+        algorithms.a2c,
+        "biased: bonus",
+        lambda p: algorithms.a2c(p.critic, entropy=BETA),
+        "biased",
+        0.3,
+        objective=entropy,
+    ),
+    Claim(
+        algorithms.a2c,
+        "biased: bootstrap",
+        lambda p: algorithms.a2c(p.critic, bootstrap_at_truncation=True),
+        "biased",
+        0.9,
+    ),
+    Claim(
+        algorithms.a2c, "drops the discount", lambda p: algorithms.a2c(p.critic, discounted_score=False), "biased", 0.3
+    ),
     Claim(algorithms.ppo, "old parameters, lam = 1", lambda p: algorithms.ppo(p.critic, lam=1.0), "unbiased"),
     Claim(algorithms.ppo, "biased: lam", lambda p: algorithms.ppo(p.critic), "biased", 0.1),
     Claim(algorithms.ppo, "biased: old data", lambda p: algorithms.ppo(p.critic, lam=1.0), "biased", 3.0, off=True),
     Claim(algorithms.rloo, "unbiased", lambda p: algorithms.rloo(), "unbiased", sizes=GROUPS),
-    Claim(algorithms.rloo, "with the KL", lambda p: algorithms.rloo(reference=p.reference, beta=BETA), "unbiased",
-          sizes=GROUPS, objective=kl),
-    Claim(algorithms.reinforce_plus_plus, "biased", lambda p: algorithms.reinforce_plus_plus(), "biased", 0.5, sizes=PAIRS),
-    Claim(algorithms.reinforce_plus_plus, "biased",
-          lambda p: algorithms.reinforce_plus_plus(reference=p.reference, beta=BETA), "biased", 0.6, sizes=PAIRS, objective=kl),
-    Claim(algorithms.reinforce_plus_plus_baseline, "biased", lambda p: algorithms.reinforce_plus_plus_baseline(), "biased",
-          0.6, sizes=GROUPS),
-    Claim(algorithms.reinforce_plus_plus_baseline, "biased",
-          lambda p: algorithms.reinforce_plus_plus_baseline(reference=p.reference, beta=BETA), "biased", 0.7, sizes=GROUPS,
-          objective=kl),
+    Claim(
+        algorithms.rloo,
+        "with the KL",
+        lambda p: algorithms.rloo(reference=p.reference, beta=BETA),
+        "unbiased",
+        sizes=GROUPS,
+        objective=kl,
+    ),
+    Claim(
+        algorithms.reinforce_plus_plus, "biased", lambda p: algorithms.reinforce_plus_plus(), "biased", 0.5, sizes=PAIRS
+    ),
+    Claim(
+        algorithms.reinforce_plus_plus,
+        "biased",
+        lambda p: algorithms.reinforce_plus_plus(reference=p.reference, beta=BETA),
+        "biased",
+        0.6,
+        sizes=PAIRS,
+        objective=kl,
+    ),
+    Claim(
+        algorithms.reinforce_plus_plus_baseline,
+        "biased",
+        lambda p: algorithms.reinforce_plus_plus_baseline(),
+        "biased",
+        0.6,
+        sizes=GROUPS,
+    ),
+    Claim(
+        algorithms.reinforce_plus_plus_baseline,
+        "biased",
+        lambda p: algorithms.reinforce_plus_plus_baseline(reference=p.reference, beta=BETA),
+        "biased",
+        0.7,
+        sizes=GROUPS,
+        objective=kl,
+    ),
     Claim(algorithms.grpo, "biased", lambda p: algorithms.grpo(), "biased", 0.5, sizes=GROUPS),
-    Claim(algorithms.grpo, "by the deviation", plain(GroupStandardised(0, 0.0), ratio=ClippedRatio()), "biased", 0.5,
-          sizes=GROUPS),
+    Claim(
+        algorithms.grpo,
+        "by the deviation",
+        plain(GroupStandardised(0, 0.0), ratio=ClippedRatio()),
+        "biased",
+        0.5,
+        sizes=GROUPS,
+    ),
     Claim(algorithms.grpo, "by the lengths", plain(LeaveOneOut(), normaliser=PerLength()), "biased", 0.4, sizes=GROUPS),
-    Claim(algorithms.grpo, "by the penalty",
-          lambda p: Estimator(LeaveOneOut(), penalty=KLPenalty(p.reference, BETA, "k3", "loss")), "biased", 0.1, sizes=GROUPS,
-          objective=kl),
+    Claim(
+        algorithms.grpo,
+        "by the penalty",
+        lambda p: Estimator(LeaveOneOut(), penalty=KLPenalty(p.reference, BETA, "k3", "loss")),
+        "biased",
+        0.1,
+        sizes=GROUPS,
+        objective=kl,
+    ),
     Claim(algorithms.dr_grpo, "proportional", lambda p: algorithms.dr_grpo(), dropped, sizes=GROUPS),
-    Claim(algorithms.dr_grpo, "proportional with c", lambda p: algorithms.dr_grpo(c=8), lambda N: (N - 1) / (8 * N), sizes=GROUPS),
+    Claim(
+        algorithms.dr_grpo,
+        "proportional with c",
+        lambda p: algorithms.dr_grpo(c=8),
+        lambda N: (N - 1) / (8 * N),
+        sizes=GROUPS,
+    ),
     Claim(algorithms.dapo, "biased", lambda p: algorithms.dapo(), "biased", 0.6, sizes=GROUPS),
     Claim(algorithms.gspo, "biased", lambda p: algorithms.gspo(), "biased", 0.5, sizes=GROUPS),
-    Claim(algorithms.gspo, "by the lengths", plain(LeaveOneOut(), ratio=GeometricMeanRatio()), "biased", 0.4, sizes=GROUPS),
+    Claim(
+        algorithms.gspo, "by the lengths", plain(LeaveOneOut(), ratio=GeometricMeanRatio()), "biased", 0.4, sizes=GROUPS
+    ),
 ]
 
 ROWS = [(claim, size) for claim in CLAIMS for size in claim.sizes]
@@ -462,7 +688,9 @@ def verdict(claim, size, p):
     objective = claim.objective(p)
     setting = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
     if isinstance(objective, np.ndarray):
-        return verdict_of(moments_by_enumeration(claim.estimator(p), p.mdp, p.policy, p.theta, **setting), objective, claim)
+        return verdict_of(
+            moments_by_enumeration(claim.estimator(p), p.mdp, p.policy, p.theta, **setting), objective, claim
+        )
     return judge(claim.estimator(p), p.mdp, p.policy, p.theta, objective=objective, **setting)
 
 
@@ -503,10 +731,38 @@ def test_what_is_biased_is_caught_on_the_panel(claim, size):
 
 
 SAME = [
-    ("GAE at lam = 1 is reward-to-go", lambda p: Estimator(GAE(p.critic, 1.0)), lambda p: Estimator(RewardToGo(p.critic)), 1, False, 1),
-    ("n >= T steps are reward-to-go", lambda p: Estimator(NStep(p.critic, 9)), lambda p: Estimator(RewardToGo(p.critic)), 1, False, 1),
-    ("GAE at lam = 0 is actor-critic", lambda p: Estimator(GAE(p.critic, 0.0)), lambda p: algorithms.actor_critic(p.critic), 1, False, 1),
-    ("one step is GAE at lam = 0", lambda p: Estimator(NStep(p.critic, 1, True)), lambda p: Estimator(GAE(p.critic, 0.0, True)), 1, False, 1),
+    (
+        "GAE at lam = 1 is reward-to-go",
+        lambda p: Estimator(GAE(p.critic, 1.0)),
+        lambda p: Estimator(RewardToGo(p.critic)),
+        1,
+        False,
+        1,
+    ),
+    (
+        "n >= T steps are reward-to-go",
+        lambda p: Estimator(NStep(p.critic, 9)),
+        lambda p: Estimator(RewardToGo(p.critic)),
+        1,
+        False,
+        1,
+    ),
+    (
+        "GAE at lam = 0 is actor-critic",
+        lambda p: Estimator(GAE(p.critic, 0.0)),
+        lambda p: algorithms.actor_critic(p.critic),
+        1,
+        False,
+        1,
+    ),
+    (
+        "one step is GAE at lam = 0",
+        lambda p: Estimator(NStep(p.critic, 1, True)),
+        lambda p: Estimator(GAE(p.critic, 0.0, True)),
+        1,
+        False,
+        1,
+    ),
     ("G(PO)MDP is reward-to-go", lambda p: algorithms.gpomdp(), lambda p: algorithms.reinforce(), 1, False, 1),
     ("GroupMean is RLOO, scaled", plain(GroupMean()), plain(LeaveOneOut()), 2 / 3, False, 3),
     ("Dr. GRPO is RLOO, scaled", lambda p: algorithms.dr_grpo(c=5), lambda p: algorithms.rloo(), 0.1, False, 2),
@@ -515,20 +771,86 @@ SAME = [
     ("TrajectoryRatio, on-policy", ratio(TrajectoryRatio()), ratio(OnPolicy()), 1, False, 1),
     ("ClippedRatio, on-policy", ratio(ClippedRatio()), ratio(OnPolicy()), 1, False, 1),
     ("SelfNormalisedRatio, on-policy", ratio(SelfNormalisedRatio()), ratio(OnPolicy()), 1, False, 2),
-    ("PPO is A2C, on-policy", lambda p: algorithms.ppo(p.critic, entropy=0.1), lambda p: algorithms.a2c(p.critic, lam=0.95, entropy=0.1), 1, False, 1),
-    ("VTrace is the advantage, on-policy", ratio(VTrace(1.0, 3.0), lambda p: GAE(p.critic, 0.6)), lambda p: Estimator(GAE(p.critic, 0.6)), 1, False, 1),
-    ("VTrace without limits", ratio(VTrace(np.inf, np.inf), lambda p: GAE(0.0, 1.0)), ratio(PerDecisionRatio(past=False)), 1, True, 1),
+    (
+        "PPO is A2C, on-policy",
+        lambda p: algorithms.ppo(p.critic, entropy=0.1),
+        lambda p: algorithms.a2c(p.critic, lam=0.95, entropy=0.1),
+        1,
+        False,
+        1,
+    ),
+    (
+        "VTrace is the advantage, on-policy",
+        ratio(VTrace(1.0, 3.0), lambda p: GAE(p.critic, 0.6)),
+        lambda p: Estimator(GAE(p.critic, 0.6)),
+        1,
+        False,
+        1,
+    ),
+    (
+        "VTrace without limits",
+        ratio(VTrace(np.inf, np.inf), lambda p: GAE(0.0, 1.0)),
+        ratio(PerDecisionRatio(past=False)),
+        1,
+        True,
+        1,
+    ),
     ("ClippedRatio never clipped", ratio(ClippedRatio(1.0, 1e9)), ratio(TokenRatio()), 1, True, 1),
     ("TruncatedRatio not reached", ratio(TruncatedRatio(1e9)), ratio(TokenRatio()), 1, True, 1),
     ("MaskedRatio drops nothing", ratio(MaskedRatio(0.0, 1e9)), ratio(TokenRatio()), 1, True, 1),
     ("one sample normalises itself away", ratio(SelfNormalisedRatio()), ratio(OnPolicy()), 1, True, 1),
-    ("GRPO of two is its own ddof", plain(GroupStandardised(0, 0.0)), plain(GroupStandardised(1, 0.0)), np.sqrt(2), False, 2),
-    ("the batch is the group", plain(GroupStandardised(0, 0.1, over_batch=True)), plain(GroupStandardised(0, 0.1)), 1, False, 3),
-    ("GRPO on-policy needs no ratio", lambda p: algorithms.grpo(), plain(GroupStandardised(0, 0.0), normaliser=PerLength()), 1, False, 2),
-    ("DAPO on-policy needs no ratio", lambda p: algorithms.dapo(), plain(GroupStandardised(0, 0.0), normaliser=PerToken()), 1, False, 2),
+    (
+        "GRPO of two is its own ddof",
+        plain(GroupStandardised(0, 0.0)),
+        plain(GroupStandardised(1, 0.0)),
+        np.sqrt(2),
+        False,
+        2,
+    ),
+    (
+        "the batch is the group",
+        plain(GroupStandardised(0, 0.1, over_batch=True)),
+        plain(GroupStandardised(0, 0.1)),
+        1,
+        False,
+        3,
+    ),
+    (
+        "GRPO on-policy needs no ratio",
+        lambda p: algorithms.grpo(),
+        plain(GroupStandardised(0, 0.0), normaliser=PerLength()),
+        1,
+        False,
+        2,
+    ),
+    (
+        "DAPO on-policy needs no ratio",
+        lambda p: algorithms.dapo(),
+        plain(GroupStandardised(0, 0.0), normaliser=PerToken()),
+        1,
+        False,
+        2,
+    ),
     ("GSPO on-policy is GRPO", lambda p: algorithms.gspo(), lambda p: algorithms.grpo(), 1, False, 2),
-    ("no KL of weight zero", lambda p: algorithms.rloo(reference=p.reference, beta=0.0), lambda p: algorithms.rloo(), 1, False, 2),
-    ("the KL to uniform is the entropy", lambda p: Estimator(RewardToGo(), penalty=KLPenalty(np.full((p.mdp.n_states, p.mdp.n_actions), 1 / p.mdp.n_actions), BETA, "full", "loss")), bonus("loss", False), 1, False, 1),
+    (
+        "no KL of weight zero",
+        lambda p: algorithms.rloo(reference=p.reference, beta=0.0),
+        lambda p: algorithms.rloo(),
+        1,
+        False,
+        2,
+    ),
+    (
+        "the KL to uniform is the entropy",
+        lambda p: Estimator(
+            RewardToGo(),
+            penalty=KLPenalty(np.full((p.mdp.n_states, p.mdp.n_actions), 1 / p.mdp.n_actions), BETA, "full", "loss"),
+        ),
+        bonus("loss", False),
+        1,
+        False,
+        1,
+    ),
 ]
 
 
@@ -538,7 +860,9 @@ def test_two_estimators_that_are_one(name, row):
     _, first, second, factor, off, group_size = row
     p = PANEL[name]
     one, other = (
-        moments_by_enumeration(e(p), p.mdp, p.policy, p.theta, group_size=group_size, behaviour=p.behaviour if off else None)
+        moments_by_enumeration(
+            e(p), p.mdp, p.policy, p.theta, group_size=group_size, behaviour=p.behaviour if off else None
+        )
         for e in (first, second)
     )
     assert np.allclose(one.mean, factor * other.mean, rtol=0, atol=1e-12 * np.sqrt(other.second_moment.max()))
@@ -551,7 +875,8 @@ def test_two_estimators_that_are_one(name, row):
 CLAIM_WORDS = ("biased", "proportional", "exact", "estimates", "expectation")
 RECORDS = [getattr(estimators, name) for name in estimators.__all__ if isinstance(getattr(estimators, name), type)]
 ALGORITHMS = [
-    f for name, f in vars(algorithms).items()
+    f
+    for name, f in vars(algorithms).items()
     if inspect.isfunction(f) and f.__module__ == algorithms.__name__ and not name.startswith("_")
 ]
 
@@ -564,7 +889,11 @@ def test_every_record_and_algorithm_claims_something_and_is_in_the_table(subject
 
 @pytest.mark.parametrize("subject", RECORDS + ALGORITHMS, ids=lambda subject: subject.__name__)
 def test_every_word_in_italics_has_a_row_of_its_kind(subject):
-    kinds = {"biased" if c.kind == "biased" else "unbiased" if c.kind == "unbiased" else "proportional" for c in CLAIMS if c.of is subject}
+    kinds = {
+        "biased" if c.kind == "biased" else "unbiased" if c.kind == "unbiased" else "proportional"
+        for c in CLAIMS
+        if c.of is subject
+    }
     text = " ".join(subject.__doc__.lower().split())
     for word in ("unbiased", "biased", "proportional"):
         if f"*{word}*" in text:
@@ -579,5 +908,8 @@ def test_the_panel_has_what_bugs_hide_behind():
         pi, mu, ref = (p.policy.probabilities(x) for x in (p.theta, p.behaviour, p.reference))
         assert min(np.abs(pi - mu).max(), np.abs(pi - ref).max(), np.ptp(pi, axis=1).max()) > 0.1
         assert np.abs(p.critic[-1]).max() > 0.1
-    steps = [exact.occupancy(mdp.replace(gamma=1.0), p.policy, p.theta).sum(axis=1) for mdp, p in zip(models, PANEL.values(), strict=True)]
+    steps = [
+        exact.occupancy(mdp.replace(gamma=1.0), p.policy, p.theta).sum(axis=1)
+        for mdp, p in zip(models, PANEL.values(), strict=True)
+    ]
     assert all(0.01 < n[-1] < 0.99 for n in steps), "some episodes end before the horizon, and some do not"

@@ -225,13 +225,13 @@ SABOTAGES = {
     "score with π of another action": (softmax, "contract_logit_score", lambda f, pi, w: f(np.roll(pi, 1, axis=-1), w)),
     "contraction pulled back in another order": (TabularSoftmax, "pull_back", lambda f, self, w: f(self, w.swapaxes(-1, -2).copy())),
     "temperature squared": (SoftmaxPolicy, "contract", lambda f, self, *a: f(self, *a) * 1.001),
-    "weights of the wrong sign": (Estimator, "_weights", lambda f, *a: -f(*a)),
-    "weights of padding": (Estimator, "_weights", lambda f, *a: f(*a) + 1e-2),
-    "weights 15% too large": (Estimator, "_weights", lambda f, *a: 1.15 * f(*a)),
+    "weights of the wrong sign": (Estimator, "batch_weights", lambda f, *a: -f(*a)),
+    "weights of padding": (Estimator, "batch_weights", lambda f, *a: f(*a) + 1e-2),
+    "weights 15% too large": (Estimator, "batch_weights", lambda f, *a: 1.15 * f(*a)),
     "returns without discount": (advantages, "rewards_to_go", blunt),
-    "score without discount": (Estimator, "_weights", lambda f, self, batch: f(dataclasses.replace(self, discounted_score=False), batch)),
+    "score without discount": (Estimator, "batch_weights", lambda f, self, batch: f(dataclasses.replace(self, discounted_score=False), batch)),
     "score discounted twice": (advantages.RewardToGo, "credit", lambda f, self, batch: batch.gamma ** np.arange(batch.trajectories.n_steps) * f(self, batch)),
-    "divided by the length": (Estimator, "_weights", lambda f, self, batch: f(dataclasses.replace(self, normaliser=PerLength()), batch)),
+    "divided by the length": (Estimator, "batch_weights", lambda f, self, batch: f(dataclasses.replace(self, normaliser=PerLength()), batch)),
     "return from the next step on": (advantages, "rewards_to_go", lambda f, r, gamma: f(r, gamma) - r),
     "γ of the exact side": (exact.Discounted, "discount", lambda f, self, mdp: 0.8),
     "values of one step more": (bellman, "backward", lambda f, mdp, *a: [(max(t - 1, 0), Q, V) for t, Q, V in longer(f, mdp, *a)]),
@@ -638,7 +638,6 @@ def test_the_table_of_estimators(capsys):
 
 
 @pytest.mark.parametrize(("argv", "code", "said"), [
-    (["--horizon", "12"], 4, "enumeration refused"),
     (["--beta=-1"], 2, "--beta -1"),
     (["--behaviour", "other"], 2, "--behaviour other"),
     (["--behaviour", "mixed:2"], 2, "--behaviour mixed:2"),

@@ -123,10 +123,10 @@ def test_the_error_bound_holds_and_is_tight(kind):
 
 
 def test_sums_that_cancel_need_their_noise_given():
-    """The one miss of the default noise in 36000 derivatives: terms of size 1 that add up to less than 0.01."""
-    x, f, g = family("sine", 5, np.random.default_rng(564))
-    assert abs(f(x[None])[0]) < 0.01
-    by_default, given_noise = finite_difference(f, x), finite_difference(f, x, noise=32 * EPS)
+    """A small difference of large terms: only who wrote f knows how large they were."""
+    x, g = np.array([0.3]), np.array([1.0])
+    f = lambda points: (1e8 + points[:, 0]) - 1e8  # noqa: E731
+    by_default, given_noise = finite_difference(f, x), finite_difference(f, x, noise=32 * EPS * 1e8)
     assert np.any(np.abs(by_default.gradient - g) > by_default.error_bound)
     assert np.all(np.abs(given_noise.gradient - g) <= given_noise.error_bound)
 
@@ -225,13 +225,7 @@ def test_the_error_bound_holds_far_from_zero_with_a_step_of_usual_size(kind):
     assert np.median(relative) < 1e-5
 
 
-ROUGH = "the default step grows with |theta|: at 1e4 it is 78, f is sampled far outside what is smooth, and looks smooth by accident"
-
-
-@pytest.mark.parametrize("kind", [
-    pytest.param(kind, marks=[] if kind in ("exponential", "cubic", "quintic") else pytest.mark.xfail(reason=ROUGH, strict=True))
-    for kind in KINDS
-])  # fmt: skip
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_error_bound_holds_far_from_zero(kind):
     for seed in range(60):
         x, f, g, noise = far(kind, seed)
@@ -272,10 +266,10 @@ def test_what_stays_rough_has_a_wide_bound():
     assert abs(kinked[0] + 1) <= bound[0]
 
 
-def test_default_steps_follow_the_size_of_each_parameter():
-    asked = []
-    finite_difference(lambda points: asked.append(points - [100.0, 0.5]) or points.sum(axis=1), [100.0, 0.5])
-    assert np.abs(np.concatenate(asked)).max(axis=0).tolist() == [100 * STEP, STEP]
+def test_default_steps_are_the_same_near_zero_and_not_lost_beside_large_parameters():
+    asked, large = [], 2.0**20
+    finite_difference(lambda points: asked.append(points - [large, 100.0]) or points.sum(axis=1), [large, 100.0])
+    assert np.abs(np.concatenate(asked)).max(axis=0).tolist() == [1.0, STEP]
 
 
 def test_the_bound_holds_where_the_extrapolations_cancel():
@@ -290,7 +284,7 @@ def test_the_bound_holds_where_the_extrapolations_cancel():
 def test_noise_is_part_of_the_bound():
     silent = finite_difference(cubes, [1.0, 2.0], noise=0.0).error_bound
     noisy = finite_difference(cubes, [1.0, 2.0], noise=1e-6).error_bound
-    np.testing.assert_allclose(noisy - silent, 1e-6 * (297 / 45) / (STEP * np.array([1.0, 2.0])), rtol=1e-6)
+    np.testing.assert_allclose(noisy - silent, 1e-6 * (297 / 45) / STEP, rtol=1e-6)
     with pytest.raises(ValueError, match="noise="):
         finite_difference(cubes, [1.0], noise=-1.0)
 

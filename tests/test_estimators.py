@@ -316,7 +316,7 @@ def test_an_advantage_must_give_credit(advantage):
 
 @pytest.mark.parametrize(("baseline", "error", "message"), [
     (np.zeros((2, 2, 2)), ValueError, r"baseline has shape \(2, 2, 2\); pass a number, \(S,\) or \(T, S\)"),
-    (np.ones((0, 3)), ValueError, r"baseline has shape \(0, 3\)"),
+    (np.ones((3, 0)), ValueError, r"baseline has shape \(3, 0\)"),
     (np.nan, ValueError, "baseline=nan is not a finite number"),
     ([1.0, np.inf], ValueError, r"baseline\[1\]=inf"),
     ([1j], TypeError, "must hold real numbers"),

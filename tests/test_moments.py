@@ -21,7 +21,7 @@ from reinforce_np import (
     examples,
     sample,
 )
-from reinforce_np.exact import moments as moments_module
+from reinforce_np.exact import recursion
 from reinforce_np.exact.laws import directional_moments
 
 REFEREE = examples.referee()
@@ -257,13 +257,13 @@ def test_refusals():
 
     endless = REFEREE.replace(horizon=None)
     for arguments, error, message in (
-        ((Estimator(TotalReturn()), endless), ValueError, "moments of TotalReturn need a horizon; use RewardToGo"),
+        ((Estimator(TotalReturn()), endless), ValueError, "moments of TotalReturn and of groups need a horizon; use RewardToGo"),
         ((Estimator(RewardToGo(np.zeros(2))),), ValueError, r"baseline has shape \(2,\); .* a number, \(3,\) or \(4, 3\)"),
         ((Estimator(RewardToGo(np.zeros((3, 3)))),), ValueError, r"baseline has shape \(3, 3\)"),
         ((Estimator(RewardToGo(np.zeros((6, 3)))),), ValueError, r"baseline has shape \(6, 3\)"),
         ((Estimator(RewardToGo(np.zeros((4, 2)))),), ValueError, r"baseline has shape \(4, 2\)"),
         ((Estimator(RewardToGo(np.zeros((4, 3)))), endless), ValueError, "without a horizon it cannot depend on t"),
-        ((Estimator(Foreign()),), TypeError, "has no recursion; use TotalReturn or RewardToGo"),
+        ((Estimator(Foreign()),), ValueError, "has no law of a single trajectory by recursion; use RewardToGo"),
         ((None, REFEREE, TabularSoftmax(3, 2)), ValueError, "build the policy for this model"),
     ):  # fmt: skip
         with pytest.raises(error, match=message):
@@ -280,7 +280,7 @@ class Foreign:
 
 
 def test_fixed_points_that_do_not_settle_are_refused(monkeypatch):
-    monkeypatch.setattr(moments_module, "MOST_STEPS", 64)
+    monkeypatch.setattr(recursion, "MOST_STEPS", 64)
     mdp = examples.baxter_bartlett(gamma=1 - 1e-7)
     with pytest.raises(ValueError, match="horizon=None"):
         directional_moments(algorithms.reinforce(), mdp, TabularSoftmax(3, 2), np.zeros(6), np.eye(6))
@@ -288,7 +288,7 @@ def test_fixed_points_that_do_not_settle_are_refused(monkeypatch):
 
 def test_second_moments_that_grow_for_ever_are_refused(monkeypatch):
     """Scores without γᵗ in episodes that never end: E[ĝ²] grows linearly, and is infinite."""
-    monkeypatch.setattr(moments_module, "MOST_STEPS", 2**10)
+    monkeypatch.setattr(recursion, "MOST_STEPS", 2**10)
     estimator = Estimator(RewardToGo(), discounted_score=False)
     with pytest.raises(ValueError, match="horizon=None"):
         directional_moments(

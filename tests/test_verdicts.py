@@ -54,7 +54,9 @@ def pair(initial=(0.75, 0.25), gamma=0.7, horizon=2):
         [[[1, 0], [0, 0]], [[0, 1], [1, 1]]],
         [[[1.0, -0.5], [2.0, 0.0]], [[0.5, 0.0], [-1.5, 0.0]]],
         [[[False, True], [True, True]], [[False, True], [True, True]]],
-        initial=initial, gamma=gamma, horizon=horizon,
+        initial=initial,
+        gamma=gamma,
+        horizon=horizon,
     )
 
 
@@ -87,7 +89,8 @@ def constant_weights(batch, credits, divisor):
 def by_loops_reinforce(batch, gamma):
     episodes = [e for group in batch for e in group]
     return [
-        math.fsum(float(x[d]) for x in (reference.reinforce(e[0], score, gamma, "to_go") for e in episodes)) / len(episodes)
+        math.fsum(float(x[d]) for x in (reference.reinforce(e[0], score, gamma, "to_go") for e in episodes))
+        / len(episodes)
         for d in range(4)
     ]
 
@@ -107,7 +110,9 @@ def by_loops_grpo(batch, gamma):
         R = [total_return(e, gamma) for e in group]
         mean = sum(R) / len(R)
         deviation = math.sqrt(sum((r - mean) ** 2 for r in R) / len(R))
-        credits += [0.0 if max(R) == min(R) else (r - mean) / deviation / len(e[0]) for r, e in zip(R, group, strict=True)]
+        credits += [
+            0.0 if max(R) == min(R) else (r - mean) / deviation / len(e[0]) for r, e in zip(R, group, strict=True)
+        ]
     return constant_weights(batch, credits, n)
 
 
@@ -180,7 +185,10 @@ def all_batches(mdp, pi, prompts, group_size):
     starts = [s for s in range(2) if mdp.initial[s] > 0]
     lists = {s: list(reference.trajectories(mdp.replace(initial=np.eye(2)[s]), pi)) for s in starts}
     groups = [
-        (reference.exact(mdp.initial[s]) * math.prod((e[0] for e in members), start=Fraction(1)), [e[1:] for e in members])
+        (
+            reference.exact(mdp.initial[s]) * math.prod((e[0] for e in members), start=Fraction(1)),
+            [e[1:] for e in members],
+        )
         for s in starts
         for members in itertools.product(lists[s], repeat=group_size)
     ]
@@ -195,10 +203,18 @@ BY_LOOPS = [
     ("per token", Estimator(TotalReturn(), normaliser=PerToken()), by_loops_per_token, False),
     ("batch-standardised", Estimator(BatchStandardised(RewardToGo(), 1, 0.1)), by_loops_batch_standardised, False),
     ("RLOO per step", Estimator(LeaveOneOut(per_step=True)), by_loops_rloo_per_step, False),
-    ("group mean, batch deviation", Estimator(GroupStandardised(0, 0.2, over_batch=True)),
-     by_loops_group_mean_over_batch_deviation, False),
-    ("standardised over trajectories", Estimator(BatchStandardised(TotalReturn(), 1, 0.0, per_token=False)),
-     by_loops_standardised_over_trajectories, False),
+    (
+        "group mean, batch deviation",
+        Estimator(GroupStandardised(0, 0.2, over_batch=True)),
+        by_loops_group_mean_over_batch_deviation,
+        False,
+    ),
+    (
+        "standardised over trajectories",
+        Estimator(BatchStandardised(TotalReturn(), 1, 0.0, per_token=False)),
+        by_loops_standardised_over_trajectories,
+        False,
+    ),
     ("trajectory ratio", Estimator(TotalReturn(), ratio=TrajectoryRatio()), by_loops_trajectory_ratio, True),
     ("self-normalised", Estimator(TotalReturn(), ratio=SelfNormalisedRatio()), by_loops_self_normalised, True),
 ]
@@ -215,10 +231,14 @@ def test_moments_are_those_of_all_ordered_batches(case, prompts, group_size):
         return
     mdp, behaviour = pair(), BEHAVIOUR if off else None
     drawn = PAIR.probabilities(BEHAVIOUR if off else THETA).tolist()
-    p, g = zip(*((float(p), by_loops(batch, 0.7)) for p, batch in all_batches(mdp, drawn, prompts, group_size)), strict=True)
+    p, g = zip(
+        *((float(p), by_loops(batch, 0.7)) for p, batch in all_batches(mdp, drawn, prompts, group_size)), strict=True
+    )
     p, g = np.array(p), np.array(g)
     mean = p @ g
-    result = moments_by_enumeration(estimator, mdp, PAIR, THETA, prompts=prompts, group_size=group_size, behaviour=behaviour)
+    result = moments_by_enumeration(
+        estimator, mdp, PAIR, THETA, prompts=prompts, group_size=group_size, behaviour=behaviour
+    )
     assert np.allclose(result.mean, mean, rtol=0, atol=1e-10)
     assert np.allclose(result.covariance, ((g - mean).T * p) @ (g - mean), rtol=0, atol=1e-10)
     assert np.allclose(result.second_moment, p @ g**2, rtol=0, atol=1e-10)
@@ -359,20 +379,29 @@ def test_the_worst_component_may_be_too_small():
     assert str(v).endswith("worst component 1: mean -4, gradient -2")
 
 
-@pytest.mark.xfail(reason="a mean below the rounding of the gradient counts as zero, although its own is known", strict=True)
+@pytest.mark.xfail(
+    reason="a mean below the rounding of the gradient counts as zero, although its own is known", strict=True
+)
 @pytest.mark.parametrize("c", [1e14, 1e20])
 def test_a_very_small_factor_is_a_factor(c):
     assert judge(Estimator(RewardToGo(), normaliser=Constant(c)), REFEREE, POLICY, UNEVEN).kind == "proportional"
 
 
-@pytest.mark.xfail(reason="a gradient below the rounding of the estimate counts as zero, although its own is known", strict=True)
+@pytest.mark.xfail(
+    reason="a gradient below the rounding of the estimate counts as zero, although its own is known", strict=True
+)
 def test_the_numbers_of_a_verdict_do_not_depend_on_the_scale():
     """GRPO has no scale, the gradient has: cosine and relative bias are numbers all the same."""
-    one, tiny = (judge(algorithms.grpo(), REFEREE.replace(reward=REFEREE.reward * x), POLICY, UNEVEN, group_size=2) for x in (1, 1e-20))
+    one, tiny = (
+        judge(algorithms.grpo(), REFEREE.replace(reward=REFEREE.reward * x), POLICY, UNEVEN, group_size=2)
+        for x in (1, 1e-20)
+    )
     assert tiny.cosine == pytest.approx(one.cosine)
 
 
-@pytest.mark.xfail(reason="squares leave float64", strict=True, raises=(AssertionError, ZeroDivisionError, FloatingPointError))
+@pytest.mark.xfail(
+    reason="squares leave float64", strict=True, raises=(AssertionError, ZeroDivisionError, FloatingPointError)
+)
 @pytest.mark.parametrize("scale", [1e-200, 1e160])
 def test_scales_whose_squares_leave_float64(scale):
     mdp = REFEREE.replace(reward=REFEREE.reward * scale)
@@ -417,9 +446,13 @@ def test_rounding_is_judged_per_component_by_its_own_root_mean_square_and_by_the
         for size in (0.5, 2.0):
             mean = np.array([0.1, 1e-4, 1.0])
             mean[i] += size * v.rounding[i]
-            assert (verdict_of(fake(mean, second, n_steps=5), v.gradient, Discounted()).kind == "unbiased") == (size < 1)
-    assert np.array_equal(verdict_of(fake(GRADIENT, n_steps=0), GRADIENT, Discounted()).rounding,
-                          verdict_of(fake(GRADIENT, n_steps=1), GRADIENT, Discounted()).rounding)
+            assert (verdict_of(fake(mean, second, n_steps=5), v.gradient, Discounted()).kind == "unbiased") == (
+                size < 1
+            )
+    assert np.array_equal(
+        verdict_of(fake(GRADIENT, n_steps=0), GRADIENT, Discounted()).rounding,
+        verdict_of(fake(GRADIENT, n_steps=1), GRADIENT, Discounted()).rounding,
+    )
 
 
 def test_a_bias_in_one_small_component_is_seen():
@@ -462,7 +495,9 @@ def test_the_scale_and_the_offset_of_rewards_never_change_a_verdict(kind, estima
     assert judge(estimator(mdp), mdp, POLICY, UNEVEN, group_size=group_size).kind == kind
 
 
-@pytest.mark.xfail(reason="rounding is judged by the estimate alone, where a baseline has taken the offset away", strict=True)
+@pytest.mark.xfail(
+    reason="rounding is judged by the estimate alone, where a baseline has taken the offset away", strict=True
+)
 @pytest.mark.parametrize("offset", [1e4, 1e8])
 @pytest.mark.parametrize(("kind", "estimator", "group_size"), EXPECTED[2:6])
 def test_an_offset_that_every_trajectory_collects_never_changes_a_verdict(kind, estimator, group_size, offset):
@@ -538,9 +573,24 @@ def test_the_verdict_is_for_the_objective_that_was_named(objective):
 
 
 def test_judge_passes_on_the_setting():
-    v = judge(Estimator(LeaveOneOut(), ratio=TrajectoryRatio()), pair(), PAIR, THETA, prompts=2, group_size=2, behaviour=BEHAVIOUR)
-    m = moments_by_enumeration(Estimator(LeaveOneOut(), ratio=TrajectoryRatio()), pair(), PAIR, THETA, prompts=2, group_size=2,
-                               behaviour=BEHAVIOUR)
+    v = judge(
+        Estimator(LeaveOneOut(), ratio=TrajectoryRatio()),
+        pair(),
+        PAIR,
+        THETA,
+        prompts=2,
+        group_size=2,
+        behaviour=BEHAVIOUR,
+    )
+    m = moments_by_enumeration(
+        Estimator(LeaveOneOut(), ratio=TrajectoryRatio()),
+        pair(),
+        PAIR,
+        THETA,
+        prompts=2,
+        group_size=2,
+        behaviour=BEHAVIOUR,
+    )
     assert np.array_equal(v.moments.covariance, m.covariance) and v.kind == "unbiased"
     n = [len(enumerate_trajectories(pair(initial=i), PAIR, THETA).probabilities) for i in ((1, 0), (0, 1))]
     groups = sum(math.comb(k + 1, 2) for k in n)
@@ -562,12 +612,18 @@ def test_a_behaviour_may_be_a_table():
 
 def test_too_many_batches_are_refused_with_the_count_before_any_work():
     mdp = examples.referee(horizon=3)
-    starts = [len(enumerate_trajectories(mdp.replace(initial=np.eye(3)[s]), POLICY, UNEVEN).probabilities) for s in range(3)]
+    starts = [
+        len(enumerate_trajectories(mdp.replace(initial=np.eye(3)[s]), POLICY, UNEVEN).probabilities) for s in range(3)
+    ]
     groups = sum(math.comb(n + 3, 4) for n in starts)
     count = math.comb(groups + 1, 2) * 8
-    with pytest.raises(TooLargeError, match=rf"prompts=2 x group_size=4 from {sum(starts)} trajectories need {count} eval"):
+    with pytest.raises(
+        TooLargeError, match=rf"prompts=2 x group_size=4 from {sum(starts)} trajectories need {count} eval"
+    ):
         moments_by_enumeration(algorithms.rloo(), mdp, POLICY, UNEVEN, prompts=2, group_size=4)
-    with pytest.raises(TooLargeError, match=f"above limit={2**22}: use smaller groups, fewer prompts or a shorter horizon"):
+    with pytest.raises(
+        TooLargeError, match=f"above limit={2**22}: use smaller groups, fewer prompts or a shorter horizon"
+    ):
         judge(algorithms.rloo(), mdp, POLICY, UNEVEN, prompts=2, group_size=4)
 
 
@@ -583,7 +639,9 @@ def test_the_limit_is_the_last_one_that_is_allowed():
 def test_a_behaviour_without_support_is_refused_naming_state_and_action(estimator):
     table = PAIR.probabilities(BEHAVIOUR).copy()
     table[1] = [0.0, 1.0]
-    with pytest.raises(ValueError, match=r"behaviour\[1, 0\]=0 where the policy has probability 0\.332.*give it probability"):
+    with pytest.raises(
+        ValueError, match=r"behaviour\[1, 0\]=0 where the policy has probability 0\.332.*give it probability"
+    ):
         moments_by_enumeration(estimator, pair(), PAIR, THETA, behaviour=table)
 
 

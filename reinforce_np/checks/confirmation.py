@@ -282,7 +282,7 @@ def trajectories_needed(
     estimator = _estimator(estimator)
     law = estimator_law(mdp, policy, theta, estimator, components)
     if standard_error is not None:
-        if np.max(law.moments.variance / target**2) > MOST:
+        if np.max(np.sqrt(law.moments.variance) / target) > math.sqrt(MOST):
             raise ValueError(
                 f"standard_error={np.min(target):.3g} needs more than {MOST} trajectories; ask for a larger one"
             )

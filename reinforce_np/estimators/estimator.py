@@ -20,6 +20,7 @@ from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.normalisers import PerTrajectory
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
+from reinforce_np.trajectories import Trajectories
 
 CELLS = 2**22  # (row, state, action) weights held at once
 
@@ -149,6 +150,10 @@ class Estimator:
 
     def batch(self, trajectories, mdp, policy, theta, labels=None):
         """Return what the slots look at; `labels` (N,) tell apart independent batches held at once."""
+        if not isinstance(trajectories, Trajectories):
+            raise TypeError(
+                f"trajectories={trajectories!r} are no Trajectories; pass what sample returns, or build the record"
+            )
         if not len(trajectories):
             raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
         arguments.check_same_model(mdp, policy)

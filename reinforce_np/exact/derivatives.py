@@ -51,7 +51,8 @@ def gradient(mdp, policy, theta, *, objective=Discounted()):
     >>> gradient(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), [0.0, 0.0])
     array([-0.25,  0.25])
     """
-    return policy.contract(theta, score_weights(mdp, policy, theta, objective=objective))
+    W = score_weights(mdp, policy, theta, objective=objective)
+    return policy.contract(theta, W)
 
 
 def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True):

@@ -119,8 +119,8 @@ def river_swim(*, gamma=0.95, horizon=None, small=5.0, large=10000.0):
     state = np.arange(n_states)
     next_state = np.clip(state[:, None, None] + [-1, 0, 1], 0, n_states - 1)
     reward = np.zeros((n_states, 2, 3))
-    reward[0, 0, 1] = small
-    reward[-1, 1, 1] = large
+    reward[0, 0, 1] = arguments.number("small", small)
+    reward[-1, 1, 1] = arguments.number("large", large)
     return FiniteMDP(
         probability=probability,
         next_state=np.broadcast_to(next_state, probability.shape),

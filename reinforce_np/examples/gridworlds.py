@@ -142,7 +142,7 @@ def cliff(*, slippery=False, gamma=1.0, horizon=100):
     """
     start, goal = 36, 47
     moves = grid_moves(4, 12)
-    cell = slips(moves) if slippery else moves[..., None]
+    cell = slips(moves) if arguments.flag("slippery", slippery) else moves[..., None]
     fell = (start < cell) & (cell < goal)
     return FiniteMDP(
         probability=np.full(cell.shape, 1.0 / cell.shape[2]),
@@ -209,11 +209,13 @@ def frozen_lake(*, map="4x4", slippery=True, success_rate=1 / 3, gamma=1.0, hori
     Traceback (most recent call last):
     ValueError: map[1]='G' has 1 cells, but map[0] has 2; give every row the same length
     """
+    if not isinstance(map, str | list | tuple):
+        raise TypeError(f"map={map!r} is no map; pass a name of LAKES or a list of rows")
     letters, columns = _lake_cells(map)
     success_rate = arguments.number("success_rate", success_rate, low=0.0, high=1.0, rule="a probability in [0, 1]")
     moves = grid_moves(letters.size // columns, columns, steps=(LEFT, DOWN, RIGHT, UP))
     astray = (1.0 - success_rate) / 2.0
-    next_state = slips(moves) if slippery else moves[..., None]
+    next_state = slips(moves) if arguments.flag("slippery", slippery) else moves[..., None]
     over = np.isin(letters, ["G", "H"])
     next_state[over] = np.flatnonzero(over)[:, None, None]
     return FiniteMDP(

@@ -59,7 +59,7 @@ def recycling_robot(
     beta = arguments.number("beta", beta, low=0.0, high=1.0, rule="a probability in [0, 1]")
     high, low = 0, 1
     certain = [1.0, 0.0]
-    search, wait = search_reward, wait_reward
+    search, wait = arguments.number("search_reward", search_reward), arguments.number("wait_reward", wait_reward)
     return FiniteMDP(
         probability=np.array([[[alpha, 1.0 - alpha], certain, certain], [[beta, 1.0 - beta], certain, certain]]),
         next_state=np.array([[[high, low], [high, high], [high, high]], [[low, high], [low, low], [high, high]]]),

@@ -213,6 +213,8 @@ class SoftmaxPolicy:
         """
         logits = self.logits(theta)
         weights = np.asarray(weights)
+        if weights.dtype.kind not in "biufc":
+            raise TypeError(f"weights hold {weights.dtype} values; they must hold numbers")
         if weights.shape[-2:] != (self.n_states, self.n_actions):
             raise ValueError(
                 f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})"
