@@ -61,8 +61,15 @@ def chain(rewards, gamma=1.0):
     rewards = np.array(rewards, dtype=float)
     T, A = rewards.shape
     following = np.minimum(np.arange(T) + 1, T - 1)
-    return FiniteMDP(np.ones((T, A, 1)), np.tile(following[:, None, None], (1, A, 1)), rewards[..., None],
-                     np.zeros((T, A, 1), dtype=bool), initial=np.eye(T)[0], gamma=gamma, horizon=T)
+    return FiniteMDP(
+        np.ones((T, A, 1)),
+        np.tile(following[:, None, None], (1, A, 1)),
+        rewards[..., None],
+        np.zeros((T, A, 1), dtype=bool),
+        initial=np.eye(T)[0],
+        gamma=gamma,
+        horizon=T,
+    )
 
 
 def listed(mdp=REFEREE, policy=POLICY, theta=THETA):
@@ -80,7 +87,8 @@ def test_grpo_of_two_binary_rewards_is_rloo():
     policy = TabularSoftmax(mdp.n_states, mdp.n_actions)
     theta = np.cos(np.arange(policy.n_parameters))
     grpo, rloo = (
-        moments_by_enumeration(Estimator(a), mdp, policy, theta, group_size=2) for a in (GroupStandardised(0, 0.0), LeaveOneOut())
+        moments_by_enumeration(Estimator(a), mdp, policy, theta, group_size=2)
+        for a in (GroupStandardised(0, 0.0), LeaveOneOut())
     )
     assert_exact(grpo.mean, rloo.mean)
     assert_exact(grpo.covariance, rloo.covariance)
@@ -95,7 +103,9 @@ def test_grpo_of_two_binary_rewards_is_rloo():
 def test_rloo_is_the_in_sample_mean_scaled(N):
     """N/(N - 1) (R - mean of all) = R - mean of the others (Kool et al. 2019, after their equation (8))."""
     mdp = examples.referee(horizon=1)
-    rloo, own = (moments_by_enumeration(Estimator(a), mdp, POLICY, THETA, group_size=N) for a in (LeaveOneOut(), GroupMean()))
+    rloo, own = (
+        moments_by_enumeration(Estimator(a), mdp, POLICY, THETA, group_size=N) for a in (LeaveOneOut(), GroupMean())
+    )
     assert_exact(rloo.mean, N / (N - 1) * own.mean)
     assert_exact(rloo.covariance, (N / (N - 1)) ** 2 * own.covariance)
     assert_exact(own.mean, (N - 1) / N * exact.gradient(mdp, POLICY, THETA))
@@ -126,7 +136,9 @@ def test_grpo_of_binary_rewards_in_closed_form(N, p):
     reinforcement learning?" (2025).
     """
     mdp, policy, theta = examples.bandit(means=[1.0, 0.0]), TabularSoftmax(1, 2), [math.log(p / (1 - p)), 0.0]
-    factor = sum(math.comb(N, k) * p**k * (1 - p) ** (N - k) * math.sqrt(k * (N - k)) for k in range(N + 1)) / (N * p * (1 - p))
+    factor = sum(math.comb(N, k) * p**k * (1 - p) ** (N - k) * math.sqrt(k * (N - k)) for k in range(N + 1)) / (
+        N * p * (1 - p)
+    )
     v = judge(Estimator(GroupStandardised(0, 0.0)), mdp, policy, theta, group_size=N)
     assert_exact(v.moments.mean, factor * p * (1 - p) * np.array([1.0, -1.0]))
     assert v.kind == ("unbiased" if N == 2 else "proportional")
@@ -137,15 +149,25 @@ def test_grpo_of_binary_rewards_in_closed_form(N, p):
 
 def test_grpo_weighs_prompts_by_their_difficulty():
     """One prompt alone is proportional, two of different difficulty are biased (Liu et al. 2025, section 3.1)."""
-    mdp = FiniteMDP(np.ones((2, 2, 1)), np.zeros((2, 2, 1), dtype=int), [[[1.0], [0.0]]] * 2, np.ones((2, 2, 1), dtype=bool),
-                    initial=[0.5, 0.5], gamma=1.0, horizon=1)
+    mdp = FiniteMDP(
+        np.ones((2, 2, 1)),
+        np.zeros((2, 2, 1), dtype=int),
+        [[[1.0], [0.0]]] * 2,
+        np.ones((2, 2, 1), dtype=bool),
+        initial=[0.5, 0.5],
+        gamma=1.0,
+        horizon=1,
+    )
     policy, theta, N = TabularSoftmax(2, 2), np.array([0.0, 0.0, 3.0, 0.0]), 4
     v = judge(Estimator(GroupStandardised(0, 0.0)), mdp, policy, theta, group_size=N)
     assert v.kind == "biased"
     weights = v.moments.mean[[0, 2]] / v.gradient[[0, 2]]
     p = policy.probabilities(theta)[:, 0]
     K = np.arange(N + 1)
-    expected = [sum(math.comb(N, k) * q**k * (1 - q) ** (N - k) * math.sqrt(k * (N - k)) for k in K) / (N * q * (1 - q)) for q in p]
+    expected = [
+        sum(math.comb(N, k) * q**k * (1 - q) ** (N - k) * math.sqrt(k * (N - k)) for k in K) / (N * q * (1 - q))
+        for q in p
+    ]
     assert_exact(weights, expected)
     assert weights[1] > weights[0]
 
@@ -207,7 +229,13 @@ def test_dropping_the_discount_is_the_gradient_of_nothing():
     for objective in (Discounted(), Undiscounted()):
         v = judge(Estimator(RewardToGo(), discounted_score=False), gamma, POLICY, THETA, objective=objective)
         assert v.kind == "biased" and v.relative_bias > 0.05
-        v = judge(Estimator(RewardToGo(), discounted_score=False), gamma.replace(gamma=1.0), POLICY, THETA, objective=objective)
+        v = judge(
+            Estimator(RewardToGo(), discounted_score=False),
+            gamma.replace(gamma=1.0),
+            POLICY,
+            THETA,
+            objective=objective,
+        )
         assert v.kind == "unbiased"
 
 
@@ -240,13 +268,17 @@ def penalised(kind, place, corrected=False):
 
 def kl_gradients():
     """Of KL(pi || ref) and of KL(ref || pi), by central differences of the definition."""
+
     def kl(theta, forward):
         pi = ARMS.probabilities(theta)
         one, other = (REFERENCE, pi) if forward else (pi, REFERENCE)
         return (one * np.log(one / other)).sum()
 
     h = 1e-5
-    return [np.array([(kl(ARM_THETA + e, f) - kl(ARM_THETA - e, f)) / (2 * h) for e in np.eye(3) * h]) for f in (False, True)]
+    return [
+        np.array([(kl(ARM_THETA + e, f) - kl(ARM_THETA - e, f)) / (2 * h) for e in np.eye(3) * h])
+        for f in (False, True)
+    ]
 
 
 def test_what_the_kl_estimators_differentiate_to():
@@ -256,10 +288,18 @@ def test_what_the_kl_estimators_differentiate_to():
     assert np.abs(reverse - forward).max() > 0.01
     assert np.allclose(penalised("k1", "loss"), 0, atol=1e-15)
     for kind, place, corrected, expected in [
-        ("k1", "reward", False, reverse), ("k2", "loss", False, reverse), ("full", "loss", False, reverse),
-        ("k3", "loss", False, forward), ("k1", "loss", True, reverse), ("k3", "loss", True, reverse),
+        ("k1", "reward", False, reverse),
+        ("k2", "loss", False, reverse),
+        ("full", "loss", False, reverse),
+        ("k3", "loss", False, forward),
+        ("k1", "loss", True, reverse),
+        ("k3", "loss", True, reverse),
     ]:
-        assert np.allclose(penalised(kind, place, corrected), -BETA * expected, rtol=0, atol=1e-9), (kind, place, corrected)
+        assert np.allclose(penalised(kind, place, corrected), -BETA * expected, rtol=0, atol=1e-9), (
+            kind,
+            place,
+            corrected,
+        )
     for kind in ("k2", "k3"):
         assert np.abs(penalised(kind, "reward") + BETA * reverse).max() > 0.01
 
@@ -282,12 +322,16 @@ def test_k1_and_k3_are_unbiased_for_the_value_of_the_kl_and_k3_is_never_negative
 def test_a_kl_in_the_loss_pays_where_it_is_and_not_for_getting_there(kind):
     """Its mean is the occupancy-weighted gradient of KL(s); what is left of the true gradient moves the occupancy."""
     reference = 0.5 * np.sin(3.0 + np.arange(9.0))
-    here = mean(Estimator(RewardToGo(), penalty=KLPenalty(reference, BETA, kind, "loss"))) - mean(Estimator(RewardToGo()))
+    here = mean(Estimator(RewardToGo(), penalty=KLPenalty(reference, BETA, kind, "loss"))) - mean(
+        Estimator(RewardToGo())
+    )
     d = exact.occupancy(REFEREE, POLICY, THETA).sum(axis=0)
     pi, ref = POLICY.probabilities(THETA), POLICY.probabilities(reference)
     own = np.einsum("s,sa,sa,sad->d", d, pi, np.log(pi / ref), POLICY.score(THETA))
     assert_exact(here, -BETA * own)
-    whole = exact.gradient(REFEREE, POLICY, THETA, objective=KLRegularised(reference, BETA)) - exact.gradient(REFEREE, POLICY, THETA)
+    whole = exact.gradient(REFEREE, POLICY, THETA, objective=KLRegularised(reference, BETA)) - exact.gradient(
+        REFEREE, POLICY, THETA
+    )
     assert np.linalg.norm(whole - here) > 0.03 * np.linalg.norm(whole)
     one = REFEREE.replace(horizon=1)
     both = mean(Estimator(RewardToGo(), penalty=KLPenalty(reference, BETA, kind, "loss")), one)
@@ -314,7 +358,9 @@ def test_the_variance_is_the_least_one_plus_a_squared_distance():
     best = exact.optimal_baseline(REFEREE, POLICY, THETA, level="trajectory")
     least = variance(Estimator(TotalReturn(best)))
     for b in (0.0, best + 1e-3, best - 1.0, exact.objective(REFEREE, POLICY, THETA)):
-        assert variance(Estimator(TotalReturn(b))) == pytest.approx(least + p @ (z**2).sum(axis=1) * (b - best) ** 2, rel=1e-12)
+        assert variance(Estimator(TotalReturn(b))) == pytest.approx(
+            least + p @ (z**2).sum(axis=1) * (b - best) ** 2, rel=1e-12
+        )
     J = exact.objective(REFEREE, POLICY, THETA)
     assert abs(best - J) > 0.01, "the average return is not the best baseline"
     assert least < variance(Estimator(TotalReturn(J))) < variance(Estimator(TotalReturn()))
@@ -358,7 +404,11 @@ def test_the_baseline_of_a_state_is_least_for_each_step_by_itself_but_not_for_th
     assert np.abs(slopes).max() > 1e-5, "not stationary"
     rng, ratios = np.random.default_rng(0), []
     for _ in range(40):
-        mdp, policy, theta = random_mdp(n_states=2, n_outcomes=1, horizon=2, rng=rng), TabularSoftmax(2, 2), 1.5 * rng.normal(size=4)
+        mdp, policy, theta = (
+            random_mdp(n_states=2, n_outcomes=1, horizon=2, rng=rng),
+            TabularSoftmax(2, 2),
+            1.5 * rng.normal(size=4),
+        )
         by = [exact.optimal_baseline(mdp, policy, theta, level="state"), exact.values(mdp, policy, theta)]
         state, V = (variance(Estimator(RewardToGo(b)), mdp, theta, policy) for b in by)
         ratios.append(state / V)
@@ -392,8 +442,12 @@ def test_the_optimal_baseline_by_recursion_is_that_of_the_list(policy):
     theta = np.sin(1.0 + np.arange(policy.n_parameters))
     p, z, R = listed(REFEREE, policy, theta)
     squares = (z**2).sum(axis=1)
-    assert exact.optimal_baseline(REFEREE, policy, theta, level="trajectory") == pytest.approx(p @ (squares * R) / (p @ squares))
-    assert_exact(exact.optimal_baseline(REFEREE, policy, theta, level="component"), p @ (z**2 * R[:, None]) / (p @ z**2))
+    assert exact.optimal_baseline(REFEREE, policy, theta, level="trajectory") == pytest.approx(
+        p @ (squares * R) / (p @ squares)
+    )
+    assert_exact(
+        exact.optimal_baseline(REFEREE, policy, theta, level="component"), p @ (z**2 * R[:, None]) / (p @ z**2)
+    )
 
 
 def test_the_in_sample_optimal_baseline_is_biased_and_not_by_a_factor():
@@ -405,7 +459,9 @@ def test_the_in_sample_optimal_baseline_is_biased_and_not_by_a_factor():
     alone = moments_by_enumeration(Estimator(InSampleOptimal()), mdp, POLICY, THETA)
     assert_exact(alone.mean, np.zeros(9), scale=1.0)  # of a single trajectory nothing is left
     # with two arms that are equally likely all norms are equal: it is the in-sample mean, and a factor after all
-    v = judge(Estimator(InSampleOptimal()), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), [0.0, 0.0], group_size=2)
+    v = judge(
+        Estimator(InSampleOptimal()), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), [0.0, 0.0], group_size=2
+    )
     assert v.kind == "proportional" and v.factor == pytest.approx(0.5)
 
 
@@ -420,8 +476,9 @@ def test_the_variance_of_importance_sampling_grows_exponentially_with_the_horizo
     rewards[-1] = 1.0
     policy, pi, mu = TabularSoftmax(T, 2), np.array([0.6, 0.4]), np.array([0.3, 0.7])
     theta = np.tile(np.log(pi), T)
-    moments = moments_by_enumeration(Estimator(TotalReturn(), ratio=TrajectoryRatio()), chain(rewards), policy, theta,
-                                     behaviour=np.tile(mu, (T, 1)))
+    moments = moments_by_enumeration(
+        Estimator(TotalReturn(), ratio=TrajectoryRatio()), chain(rewards), policy, theta, behaviour=np.tile(mu, (T, 1))
+    )
     c, q = (pi**2 / mu).sum(), (pi**2 / mu * 2 * (1 - pi) ** 2).sum()
     assert moments.second_moment.sum() == pytest.approx(T * c ** (T - 1) * q)
     assert np.abs(moments.mean).max() < 1e-12 and c > 1.4
@@ -470,13 +527,25 @@ def test_self_normalised_weights_are_bounded_by_the_batch_and_their_bias_falls_a
     Carlo theory, methods and examples", 2013, section 9.2), which says nothing about small N."""
     mdp, policy, theta = examples.bandit(means=[1.0, 0.0]), TabularSoftmax(1, 2), np.zeros(2)
     estimator = Estimator(TotalReturn(), ratio=SelfNormalisedRatio())
-    bias = [judge(estimator, mdp, policy, theta, group_size=n, behaviour=np.array([[0.2, 0.8]])).relative_bias for n in (8, 64, 256)]
+    bias = [
+        judge(estimator, mdp, policy, theta, group_size=n, behaviour=np.array([[0.2, 0.8]])).relative_bias
+        for n in (8, 64, 256)
+    ]
     assert bias[0] > bias[1] > bias[2] and bias[1] / bias[2] == pytest.approx(4, rel=0.1)
-    mdp, theta, mu = random_mdp(n_states=2, n_outcomes=1, horizon=2, rng=237), [-1.1, 0.5, 1.2, -0.3], np.array([1.4, -0.9, -0.3, 1.9])
-    bias = [judge(estimator, mdp, TabularSoftmax(2, 2), theta, group_size=n, behaviour=mu).relative_bias for n in (1, 2, 3)]
+    mdp, theta, mu = (
+        random_mdp(n_states=2, n_outcomes=1, horizon=2, rng=237),
+        [-1.1, 0.5, 1.2, -0.3],
+        np.array([1.4, -0.9, -0.3, 1.9]),
+    )
+    bias = [
+        judge(estimator, mdp, TabularSoftmax(2, 2), theta, group_size=n, behaviour=mu).relative_bias for n in (1, 2, 3)
+    ]
     assert bias[0] < bias[1] < bias[2], "less and less, but not at first"
     symmetric = examples.bandit(means=[1.0, -1.0])  # and zero for every size where symmetry has it so
-    assert judge(estimator, symmetric, policy, np.zeros(2), group_size=3, behaviour=np.array([[0.2, 0.8]])).kind == "unbiased"
+    assert (
+        judge(estimator, symmetric, policy, np.zeros(2), group_size=3, behaviour=np.array([[0.2, 0.8]])).kind
+        == "unbiased"
+    )
     far = enumerate_trajectories(REFEREE, POLICY, THETA, behaviour=-300 * THETA).trajectories
     order = np.argsort(far.log_probabilities.sum(axis=1))
     for picked in (order, order[[0, -1, -2, -3]]):  # ratios of exp(1000) do not overflow
