@@ -83,7 +83,7 @@ def over_horizon(sweep, ax=None):
     """
     ax, lines = _axes(ax), _lines(sweep, "variance")
     colours = dict(zip((name for _, name in lines), (GREY, SKY, BLUE, RED, ORANGE, GREEN), strict=False))
-    ends = [_line(ax, *lines[key], colours[key[1]], key[1], dashed=_biased(sweep, key)) for key in lines]
+    ends = [_line(ax, lines[key], colours[key[1]], key[1], dashed=_biased(sweep, key)) for key in lines]
     ax.set_yscale("log")
     _axis_names(ax, "horizon T (steps)" + DASHED, "total variance of one trajectory (reward²)")
     growth = _growth(lines.get(("", "whole-trajectory ratio")))
@@ -173,10 +173,10 @@ def over_group_size(sweep, ax=None):
     if not grpo:  # biased in direction too: no factor to draw
         return _group_noise(sweep, ax)
     for (setting, line), colour in zip(grpo.items(), COLOURS * len(grpo), strict=False):
-        ends.append(_line(ax, *line, colour, f"GRPO, {setting}" if setting else "GRPO"))
+        ends.append(_line(ax, line, colour, f"GRPO, {setting}" if setting else "GRPO"))
     for name, colour in (("RLOO", BLACK), ("group mean (Dr. GRPO)", GREY)):
         found = [line for (_, n), line in lines.items() if n == name]
-        ends += [_line(ax, *found[0], colour, name.removeprefix("group mean (").removesuffix(")"))] if found else []
+        ends += [_line(ax, found[0], colour, name.removeprefix("group mean (").removesuffix(")"))] if found else []
     ax.set_xscale("log", base=2)
     ax.set_xticks(found[0][0], [f"{x:g}" for x in found[0][0]], minor=False)
     mixed = [row for row in sweep.rows if row.estimator == GRPO and row.verdict == "biased" and row.cosine is not None]
@@ -194,10 +194,10 @@ def over_group_size(sweep, ax=None):
 
 def _group_noise(sweep, ax):
     """Draw the noise instead, where no estimator is a multiple of the gradient."""
-    ends = []
+    ends: list = []
     for (setting, name), line in _lines(sweep, "noise").items():
         label = name.removeprefix("group mean and deviation (").removeprefix("group mean (").removesuffix(")")
-        ends.append(_line(ax, *line, COLOURS[len(ends) % len(COLOURS)], label, dashed=_biased(sweep, (setting, name))))
+        ends.append(_line(ax, line, COLOURS[len(ends) % len(COLOURS)], label, dashed=_biased(sweep, (setting, name))))
     ax.set_xscale("log", base=2)
     _axis_names(ax, "group size N" + DASHED, "trajectories until the noise is as long as the mean")
     return _finished(ax, "Noise relative to the mean of the estimate, as the group grows", ends)
@@ -219,7 +219,7 @@ def over_batch(sweep, ax=None):
     """
     ax, lines = _axes(ax), _lines(sweep, "relative_rmse")
     colours = dict(zip((name for _, name in lines), (GREY, BLUE, GREEN, ORANGE, RED), strict=False))
-    ends = [_line(ax, *lines[key], colours[key[1]], key[1], dashed=_biased(sweep, key)) for key in lines]
+    ends = [_line(ax, lines[key], colours[key[1]], key[1], dashed=_biased(sweep, key)) for key in lines]
     ax.set_xscale("log")
     ax.set_yscale("log")
     _percent(ax)
@@ -252,16 +252,18 @@ def over_behaviour(sweep, ax=None):
     for key, (epsilon, error) in lines.items():
         distance = np.array([kl[x] for x in epsilon])
         order = np.argsort(distance)
-        ends.append(_line(ax, distance[order], error[order], colours[key[1]], key[1], dashed=_biased(sweep, key)))
+        ends.append(_line(ax, (distance[order], error[order]), colours[key[1]], key[1], dashed=_biased(sweep, key)))
     ax.set_yscale("log")
     _percent(ax)
     _axis_names(ax, "distance of the behaviour: KL per trajectory (nats)" + DASHED, _error_name("error", sweep))
     full, none = lines.get(("", "whole-trajectory ratio")), lines.get(("", "no ratio"))
     says = "The cost of another policy's data"
-    if full is not None and none is not None:
+    bias = sweep.lines("relative_bias").get(("", "no ratio"))
+    if full is not None and none is not None and bias is not None:
+        i = int(np.argmax([kl[x] for x in full[0]]))
         says += (
-            f": at {kl[full[0][-1]]:.2g} nats the error is {100 * full[1][-1]:.3g}\u00a0% with the full ratio, from noise, "
-            f"and {100 * none[1][-1]:.2g}\u00a0% with none, mostly bias"
+            f": at {kl[full[0][i]]:.2g} nats the error is {100 * full[1][i]:.3g}\u00a0% with the whole ratio, all of it noise, "
+            f"and {100 * none[1][i]:.2g}\u00a0% with none, where the bias is {100 * bias[1][i]:.2g}\u00a0%"
         )
     return _finished(ax, says, ends)
 
@@ -282,7 +284,7 @@ def over_baseline(sweep, ax=None):
     """
     ax, lines = _axes(ax), _lines(sweep, "variance")
     colours = dict(zip((name for _, name in lines), (GREY, BLUE, ORANGE, GREEN), strict=False))
-    ends = [_line(ax, *lines[key], colours[key[1]], key[1]) for key in lines]
+    ends = [_line(ax, lines[key], colours[key[1]], key[1]) for key in lines]
     ax.set_ylim(bottom=0)
     _axis_names(
         ax, "w: none at 0, the true values at 1, twice as much at 2", "total variance of one trajectory (reward²)"
@@ -310,9 +312,10 @@ def _lines(sweep, column):
     return lines
 
 
-def _line(ax, x, y, colour, label, dashed=False, thin=False):
+def _line(ax, line, colour, label, dashed=False, thin=False):
     """Draw a line and return what its label at the end needs."""
-    style = {"linestyle": (0, (4, 2)) if dashed else "-", "linewidth": 1.2 if thin else 2.0, "color": colour}
+    x, y = line
+    style: dict = {"linestyle": (0, (4, 2)) if dashed else "-", "linewidth": 1.2 if thin else 2.0, "color": colour}
     ax.plot(x, y, marker="o", markersize=2.5 if thin else 4, label=label, **style)
     return float(x[-1]), float(y[-1]), label, colour
 
@@ -323,9 +326,9 @@ def _bias_and_error(ax, sweep, names):
     for name, (label, colour) in names.items():
         key = ("", name)
         if key in error:
-            ends.append(_line(ax, *error[key], colour, label))
+            ends.append(_line(ax, error[key], colour, label))
             if np.any(bias[key][1] > 0):
-                _line(ax, *bias[key], colour, "_bias", dashed=True, thin=True)
+                _line(ax, bias[key], colour, "_bias", dashed=True, thin=True)
     ax.plot([], [], color=BLACK, linewidth=2, label="error: bias and noise")
     ax.plot([], [], color=BLACK, linewidth=1.2, linestyle=(0, (4, 2)), label="bias alone")
     handles, labels = ax.get_legend_handles_labels()

@@ -1,18 +1,17 @@
 """Every claim of the estimators' docstrings, run by listing all batches: CLAIMS is the table.
 
 An *unbiased* or *proportional* row must hold on every problem of the panel and on random ones; a *biased* row must be
-caught on at least one problem of the panel, by at least the relative bias it names. Rows of SAME say that two
-estimators are one.
+caught on at least one problem of the panel, by at least the relative bias it names. On the random problems the moments
+come by whatever route `judge` takes, so that each claim is run by the weights of the estimator itself and by recursion.
+Rows of SAME say that two estimators are one.
 """
 
+import functools
 import inspect
 from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
-from hypothesis import strategies as st
-from problems import grid
 
 from reinforce_np import (
     GAE,
@@ -126,22 +125,21 @@ def largest_start(mdp):
     return max(count_trajectories(mdp.replace(initial=np.eye(mdp.n_states)[s])) for s in starts)
 
 
-@st.composite
-def small_problems(draw, limit):
-    """Random problems with at most `limit` trajectories per start; episodes may end at once or be truncated."""
-    S, A = 2, draw(st.integers(2, 2 if limit < 20 else 3))
-    weight = grid(draw, (S, A, 2), 0, 3, 1)
+def random_problem(limit, rng):
+    """Any numbers, at most `limit` trajectories per start; episodes may end at once or be truncated."""
+    S, A, horizon = 2, 2 if limit < 20 else int(rng.integers(2, 4)), int(rng.integers(2, 4))
+    weight = rng.integers(0, 4, (S, A, 2)).astype(float)
     weight[..., 0] += weight.sum(axis=2) == 0
-    terminated = grid(draw, (S, A, 2), 0, 2, 1) == 1
-    target = grid(draw, (S, A, 2), 0, S - 1, 1).astype(int)
     weight[:, 0] = np.maximum(weight[:, 0], 1)
+    terminated = rng.integers(0, 3, (S, A, 2)) == 1
     terminated[:, 0] = [False, True]
+    target = rng.integers(0, S, (S, A, 2))
     target[:, 0, 0] = [1, 0]
-    order = draw(st.permutations([(s, a) for s in range(S) for a in range(1, A)]))
-    mdp, horizon = None, draw(st.integers(2, 3))
-    reward, gamma = grid(draw, (S, A, 2), -2, 4, 0.25), draw(st.sampled_from([0.5, 0.7, 0.9]))
-    for smaller in (None, *[(s, a, 1) for s, a in order], *[(s, a, 2) for s, a in order]):
-        if smaller and smaller[2] == 1:
+    reward = 0.25 * rng.integers(-8, 17, (S, A, 2))
+    initial, gamma = [(0.75, 0.25), (0.4, 0.6)][rng.integers(2)], [0.5, 0.7, 0.9][rng.integers(3)]
+    rest = rng.permutation([(s, a) for s in range(S) for a in range(1, A)]).tolist()
+    for smaller in [None] + [(s, a, end) for end in (True, False) for s, a in rest]:
+        if smaller and smaller[2]:  # until it is small: actions that end the episode, then certain ones
             terminated[smaller[:2]] = True
         elif smaller:
             weight[smaller[:2]] = [1, 0]
@@ -150,7 +148,7 @@ def small_problems(draw, limit):
             target,
             reward,
             terminated,
-            initial=draw(st.sampled_from([(0.75, 0.25), (0.4, 0.6)])) if mdp is None else mdp.initial,
+            initial=initial,
             gamma=gamma,
             horizon=horizon,
         )
@@ -158,13 +156,18 @@ def small_problems(draw, limit):
             mdp = mdp.replace(horizon=2)
         if largest_start(mdp) <= limit:
             break
-    assert largest_start(mdp) <= limit
     D = S * A
-    theta, behaviour, reference = grid(draw, (3, D), -1.5, 1.5, 0.25)
+    theta, behaviour, reference = 0.25 * rng.integers(-6, 7, (3, D))
     theta[0] += 0.375  # never uniform, and never one of the others
-    return Problem(
-        mdp, theta, behaviour, reference, grid(draw, (mdp.horizon + 1, S), -2, 3, 0.5), grid(draw, (S, D), -2, 3, 0.5)
-    )
+    critic, b = 0.5 * rng.integers(-4, 7, (mdp.horizon + 1, S)), 0.5 * rng.integers(-4, 7, (S, D))
+    return Problem(mdp, theta, behaviour, reference, critic, b)
+
+
+@functools.cache
+def random_problems(limit):
+    """Forty of them, on which all rows draw."""
+    rng = np.random.default_rng(limit)
+    return [random_problem(limit, rng) for _ in range(40)]
 
 
 # What a row may say of its setting
@@ -253,6 +256,10 @@ def true(p):
     return exact.values(p.mdp, p.policy, p.theta)
 
 
+def endless(p):
+    return exact.values(p.mdp.replace(horizon=None, gamma=min(p.mdp.gamma, 0.95)), p.policy, p.theta)
+
+
 def zero_at_the_horizon(p):
     return np.vstack([p.critic[:-1], 0 * p.critic[-1:]])
 
@@ -296,11 +303,10 @@ CLAIMS = [
     Claim(GAE, "lam = 1: any V(s)", lambda p: Estimator(GAE(p.critic[0], 1.0)), "unbiased"),
     Claim(GAE, "lam < 1 biased", lambda p: Estimator(GAE(p.critic, 0.7)), "biased", 0.7),
     Claim(GAE, "lam < 1 with the true critic", lambda p: Estimator(GAE(true(p), 0.7)), "unbiased"),
+    Claim(GAE, "the true critic is zero at the horizon", lambda p: Estimator(GAE(true(p), 0.3, True)), "unbiased"),
     Claim(GAE, "lam = 0 biased", lambda p: Estimator(GAE(p.critic, 0.0)), "biased", 2.0),
     Claim(GAE, "bootstrapping biased", lambda p: Estimator(GAE(p.critic, 1.0, True)), "biased", 0.9),
-    Claim(
-        GAE, "unless the critic is zero there", lambda p: Estimator(GAE(zero_at_the_horizon(p), 1.0, True)), "unbiased"
-    ),
+    Claim(GAE, "unless the critic is zero there", lambda p: Estimator(GAE(zero_at_the_horizon(p), 1.0, True)), "unbiased"),
     Claim(NStep, "n >= T: any critic", lambda p: Estimator(NStep(p.critic, p.mdp.horizon)), "unbiased"),
     Claim(NStep, "n > T: any critic", lambda p: Estimator(NStep(p.critic[0], 99)), "unbiased"),
     Claim(NStep, "biased otherwise", lambda p: Estimator(NStep(p.critic, 1)), "biased", 2.0),
@@ -315,17 +321,9 @@ CLAIMS = [
     Claim(GroupStandardised, "biased, ddof = 1", plain(GroupStandardised(1, 1e-2)), "biased", 0.6, sizes=GROUPS),
     Claim(GroupStandardised, "over the batch", plain(GroupStandardised(0, 0.0, True)), "biased", 0.5, sizes=GROUPS),
     Claim(BatchStandardised, "biased", plain(BatchStandardised(RewardToGo(), 0, 0.0)), "biased", 0.5, sizes=PAIRS),
-    Claim(
-        BatchStandardised, "biased: total", plain(BatchStandardised(TotalReturn(), 1, 1e-2)), "biased", 0.4, sizes=PAIRS
-    ),
-    Claim(
-        BatchStandardised,
-        "per trajectory",
-        plain(BatchStandardised(TotalReturn(), 0, 0.0, per_token=False)),
-        "biased",
-        0.5,
-        sizes=PAIRS,
-    ),
+    Claim(BatchStandardised, "biased: total", plain(BatchStandardised(TotalReturn(), 1, 1e-2)), "biased", 0.4, sizes=PAIRS),
+    Claim(BatchStandardised, "per trajectory", plain(BatchStandardised(TotalReturn(), 0, 0.0, per_token=False)), "biased",
+          0.5, sizes=PAIRS),
     # ratios
     Claim(OnPolicy, "that of the advantage", plain(RewardToGo(), ratio=OnPolicy()), "unbiased"),
     Claim(OnPolicy, "biased on other data", ratio(OnPolicy()), "biased", 1.0, off=True),
@@ -337,29 +335,10 @@ CLAIMS = [
     Claim(TokenRatio, "on-policy", ratio(TokenRatio()), "unbiased"),
     Claim(TokenRatio, "exact for bandits", ratio(TokenRatio()), "unbiased", off=True, change=one_step),
     Claim(PerDecisionRatio, "unbiased", ratio(PerDecisionRatio()), "unbiased", off=True),
-    Claim(
-        PerDecisionRatio,
-        "any baseline",
-        ratio(PerDecisionRatio(), lambda p: RewardToGo(p.critic)),
-        "unbiased",
-        off=True,
-    ),
-    Claim(
-        PerDecisionRatio,
-        "GAE at lam = 1",
-        ratio(PerDecisionRatio(), lambda p: GAE(p.critic, 1.0)),
-        "unbiased",
-        off=True,
-    ),
+    Claim(PerDecisionRatio, "any baseline", ratio(PerDecisionRatio(), lambda p: RewardToGo(p.critic)), "unbiased", off=True),
+    Claim(PerDecisionRatio, "GAE at lam = 1", ratio(PerDecisionRatio(), lambda p: GAE(p.critic, 1.0)), "unbiased", off=True),
     Claim(PerDecisionRatio, "past=False", ratio(PerDecisionRatio(past=False)), "biased", 0.2, off=True),
-    Claim(
-        PerDecisionRatio,
-        "past=False, one step",
-        ratio(PerDecisionRatio(past=False)),
-        "unbiased",
-        off=True,
-        change=one_step,
-    ),
+    Claim(PerDecisionRatio, "past=False, one step", ratio(PerDecisionRatio(past=False)), "unbiased", off=True, change=one_step),
     Claim(VTrace, "biased", ratio(VTrace(), lambda p: GAE(p.critic, 1.0)), "biased", 1.0, off=True),
     Claim(VTrace, "on-policy", ratio(VTrace(), lambda p: GAE(p.critic, 1.0)), "unbiased"),
     Claim(VTrace, "on-policy, other limits", ratio(VTrace(2.0, 1.5), lambda p: GAE(p.critic, 1.0)), "unbiased"),
@@ -370,14 +349,8 @@ CLAIMS = [
     Claim(ClippedRatio, "on-policy", ratio(ClippedRatio(0.1, 0.3, dual=1.5)), "unbiased"),
     Claim(GeometricMeanRatio, "biased", ratio(GeometricMeanRatio(), lambda p: TotalReturn()), "biased", 0.7, off=True),
     Claim(GeometricMeanRatio, "on-policy too", ratio(GeometricMeanRatio(), lambda p: TotalReturn()), "biased", 1.0),
-    Claim(
-        GeometricMeanRatio,
-        "one step",
-        ratio(GeometricMeanRatio(), lambda p: TotalReturn()),
-        "unbiased",
-        off=True,
-        change=one_step,
-    ),
+    Claim(GeometricMeanRatio, "one step", ratio(GeometricMeanRatio(), lambda p: TotalReturn()), "unbiased", off=True,
+          change=one_step),
     Claim(TruncatedRatio, "biased", ratio(TruncatedRatio(1.1)), "biased", 0.7, off=True),
     Claim(TruncatedRatio, "biased: trajectory", ratio(TruncatedRatio(1.1, TrajectoryRatio())), "biased", 0.7, off=True),
     Claim(TruncatedRatio, "limit not reached", ratio(TruncatedRatio(1e6, TrajectoryRatio())), "unbiased", off=True),
@@ -386,292 +359,130 @@ CLAIMS = [
     Claim(MaskedRatio, "biased: trajectory", ratio(MaskedRatio(0.5, 2.0, TrajectoryRatio())), "biased", 0.9, off=True),
     Claim(MaskedRatio, "nothing dropped", ratio(MaskedRatio(0.0, 1e6, TrajectoryRatio())), "unbiased", off=True),
     Claim(MaskedRatio, "on-policy", ratio(MaskedRatio(0.99, 1.01)), "unbiased"),
-    Claim(
-        SelfNormalisedRatio,
-        "biased at every size",
-        ratio(SelfNormalisedRatio()),
-        "biased",
-        0.5,
-        off=True,
-        sizes=((1, 1), (1, 2), (2, 1), (1, 3)),
-    ),
+    Claim(SelfNormalisedRatio, "biased at every size", ratio(SelfNormalisedRatio()), "biased", 0.5, off=True,
+          sizes=((1, 1), (1, 2), (2, 1), (1, 3))),
+    Claim(SelfNormalisedRatio, "one trajectory: no correction at all", ratio(SelfNormalisedRatio()), "unbiased", off=True,
+          objective=lambda p: moments_by_enumeration(Estimator(RewardToGo()), p.mdp, p.policy, p.theta, behaviour=p.behaviour).mean),
     Claim(SelfNormalisedRatio, "on-policy", ratio(SelfNormalisedRatio()), "unbiased", sizes=((1, 1), (1, 2))),
     # penalties
     Claim(KLPenalty, "k1 in the reward", k("k1", "reward"), "unbiased", objective=kl),
-    Claim(
-        KLPenalty,
-        "k1 in the reward, total return",
-        lambda p: Estimator(TotalReturn(), penalty=KLPenalty(p.reference, BETA)),
-        "unbiased",
-        objective=kl,
-    ),
-    Claim(
-        KLPenalty,
-        "k1 in the reward, off-policy",
-        lambda p: Estimator(RewardToGo(p.critic), ratio=PerDecisionRatio(), penalty=KLPenalty(p.reference, BETA)),
-        "unbiased",
-        off=True,
-        objective=kl,
-    ),
-    Claim(
-        KLPenalty,
-        "k1 in the reward, off-policy",
-        lambda p: Estimator(TotalReturn(), ratio=TrajectoryRatio(), penalty=KLPenalty(p.reference, BETA)),
-        "unbiased",
-        off=True,
-        objective=kl,
-    ),
+    Claim(KLPenalty, "k1 in the reward, total return", lambda p: Estimator(TotalReturn(), penalty=KLPenalty(p.reference, BETA)),
+          "unbiased", objective=kl),
+    Claim(KLPenalty, "k1 in the reward, off-policy",
+          lambda p: Estimator(RewardToGo(p.critic), ratio=PerDecisionRatio(), penalty=KLPenalty(p.reference, BETA)),
+          "unbiased", off=True, objective=kl),
+    Claim(KLPenalty, "k1 in the reward, off-policy",
+          lambda p: Estimator(TotalReturn(), ratio=TrajectoryRatio(), penalty=KLPenalty(p.reference, BETA)),
+          "unbiased", off=True, objective=kl),
     Claim(KLPenalty, "k2 in the reward", k("k2", "reward"), "biased", 0.6, objective=kl),
     Claim(KLPenalty, "k2 in the reward, one step", k("k2", "reward"), "biased", 0.6, objective=kl, change=one_step),
     Claim(KLPenalty, "k3 in the reward", k("k3", "reward"), "biased", 0.7, objective=kl),
     Claim(KLPenalty, "k3 in the reward, one step", k("k3", "reward"), "biased", 0.8, objective=kl, change=one_step),
     Claim(KLPenalty, "the full KL in the reward", k("full", "reward"), "biased", 0.9, objective=kl),
-    Claim(
-        KLPenalty, "the full KL in the reward, one step: no penalty", k("full", "reward"), "unbiased", change=one_step
-    ),
+    Claim(KLPenalty, "the full KL in the reward, one step: no penalty", k("full", "reward"), "unbiased", change=one_step),
     Claim(KLPenalty, "k1 in the loss: no penalty", k("k1", "loss"), "unbiased"),
     Claim(KLPenalty, "k1 in the loss", k("k1", "loss"), "biased", 0.8, objective=kl),
     Claim(KLPenalty, "k2 in the loss, one step", k("k2", "loss"), "unbiased", objective=kl, change=one_step),
     Claim(KLPenalty, "k2 in the loss", k("k2", "loss"), "biased", 0.1, objective=kl),
     Claim(KLPenalty, "full KL in the loss, one step", k("full", "loss"), "unbiased", objective=kl, change=one_step),
-    Claim(
-        KLPenalty,
-        "full KL in the loss, one step, off-policy",
-        k_off("full", "loss"),
-        "unbiased",
-        off=True,
-        objective=kl,
-        change=one_step,
-    ),
+    Claim(KLPenalty, "full KL in the loss, one step, off-policy", k_off("full", "loss"), "unbiased", off=True, objective=kl,
+          change=one_step),
     Claim(KLPenalty, "full KL in the loss", k("full", "loss"), "biased", 0.1, objective=kl),
-    Claim(
-        KLPenalty,
-        "k3 in the loss, one step: the other KL",
-        k("k3", "loss"),
-        "unbiased",
-        objective=other_kl,
-        change=one_step,
-    ),
+    Claim(KLPenalty, "k3 in the loss, one step: the other KL", k("k3", "loss"), "unbiased", objective=other_kl,
+          change=one_step),
     Claim(KLPenalty, "k3 in the loss, one step", k("k3", "loss"), "biased", 0.3, objective=kl, change=one_step),
     Claim(KLPenalty, "k3 in the loss", k("k3", "loss"), "biased", 0.2, objective=kl),
     Claim(KLPenalty, "corrected k1, one step", k("k1", "loss", True), "unbiased", objective=kl, change=one_step),
-    Claim(
-        KLPenalty,
-        "corrected k2, one step: E[k2]",
-        k("k2", "loss", True),
-        "unbiased",
-        objective=mean_of_k2,
-        change=one_step,
-    ),
+    Claim(KLPenalty, "corrected k2, one step: E[k2]", k("k2", "loss", True), "unbiased", objective=mean_of_k2, change=one_step),
     Claim(KLPenalty, "corrected k3, one step", k("k3", "loss", True), "unbiased", objective=kl, change=one_step),
-    Claim(
-        KLPenalty,
-        "corrected k1, off-policy",
-        k_off("k1", "loss", True),
-        "unbiased",
-        off=True,
-        objective=kl,
-        change=one_step,
-    ),
-    Claim(
-        KLPenalty,
-        "corrected k2, off-policy",
-        k_off("k2", "loss", True),
-        "unbiased",
-        off=True,
-        objective=mean_of_k2,
-        change=one_step,
-    ),
-    Claim(
-        KLPenalty,
-        "corrected k3, off-policy",
-        k_off("k3", "loss", True),
-        "unbiased",
-        off=True,
-        objective=kl,
-        change=one_step,
-    ),
+    Claim(KLPenalty, "corrected k1, off-policy", k_off("k1", "loss", True), "unbiased", off=True, objective=kl, change=one_step),
+    Claim(KLPenalty, "corrected k2, off-policy", k_off("k2", "loss", True), "unbiased", off=True, objective=mean_of_k2,
+          change=one_step),
+    Claim(KLPenalty, "corrected k3, off-policy", k_off("k3", "loss", True), "unbiased", off=True, objective=kl, change=one_step),
     Claim(KLPenalty, "corrected k3, more steps", k("k3", "loss", True), "biased", 0.1, objective=kl),
     Claim(EntropyBonus, "sampled in the reward", bonus("reward", True), "unbiased", objective=entropy),
     Claim(EntropyBonus, "H(s) in the reward", bonus("reward", False), "biased", 0.6, objective=entropy),
     Claim(EntropyBonus, "H(s) in the reward, one step: no bonus", bonus("reward", False), "unbiased", change=one_step),
-    Claim(
-        EntropyBonus, "H(s) in the loss, one step", bonus("loss", False), "unbiased", objective=entropy, change=one_step
-    ),
+    Claim(EntropyBonus, "H(s) in the loss, one step", bonus("loss", False), "unbiased", objective=entropy, change=one_step),
     Claim(EntropyBonus, "H(s) in the loss", bonus("loss", False), "biased", 0.3, objective=entropy),
     Claim(EntropyBonus, "sampled in the loss: no bonus", bonus("loss", True), "unbiased"),
     Claim(EntropyBonus, "sampled in the loss", bonus("loss", True), "biased", 0.5, objective=entropy),
     # normalisers
-    Claim(
-        PerTrajectory,
-        "changes no expectation",
-        plain(RewardToGo(), normaliser=PerTrajectory()),
-        "unbiased",
-        sizes=((1, 1), (1, 3), (2, 2)),
-    ),
+    Claim(PerTrajectory, "changes no expectation", plain(RewardToGo(), normaliser=PerTrajectory()), "unbiased",
+          sizes=((1, 1), (1, 3), (2, 2))),
     Claim(PerLength, "biased", plain(RewardToGo(), normaliser=PerLength()), "biased", 0.9, sizes=((1, 1), (1, 2))),
-    Claim(
-        PerToken, "biased", plain(RewardToGo(), normaliser=PerToken()), "biased", 0.5, sizes=((1, 1), (1, 2), (2, 1))
-    ),
+    Claim(PerToken, "biased", plain(RewardToGo(), normaliser=PerToken()), "biased", 0.5, sizes=((1, 1), (1, 2), (2, 1))),
     Claim(Constant, "proportional", plain(RewardToGo(), normaliser=Constant(2.5)), 0.4, sizes=((1, 1), (1, 2))),
     # baselines
     Claim(fit_state_baseline, "unbiased on others", lambda p: Estimator(RewardToGo(state_fit(p))), "unbiased"),
     Claim(fit_optimal_baseline, "unbiased on others", lambda p: Estimator(TotalReturn(optimal_fit(p))), "unbiased"),
-    Claim(
-        fit_optimal_baseline,
-        "per component",
-        lambda p: Estimator(PerComponent(TotalReturn(), component_fit(p))),
-        "unbiased",
-    ),
+    Claim(fit_optimal_baseline, "per component", lambda p: Estimator(PerComponent(TotalReturn(), component_fit(p))), "unbiased"),
     Claim(PerComponent, "b_i", lambda p: Estimator(PerComponent(TotalReturn(), p.b[0])), "unbiased"),
     Claim(PerComponent, "b_i(s)", lambda p: Estimator(PerComponent(TotalReturn(), p.b)), "unbiased"),
     Claim(PerComponent, "reward-to-go", lambda p: Estimator(PerComponent(RewardToGo(p.critic), p.b)), "unbiased"),
     Claim(PerComponent, "of GAE", lambda p: Estimator(PerComponent(GAE(p.critic, 1.0), p.b)), "unbiased"),
-    Claim(
-        PerComponent, "of a group", lambda p: Estimator(PerComponent(LeaveOneOut(), p.b)), "unbiased", sizes=((1, 2),)
-    ),
+    Claim(PerComponent, "of a group", lambda p: Estimator(PerComponent(LeaveOneOut(), p.b)), "unbiased", sizes=((1, 2),)),
     Claim(InSampleOptimal, "biased", plain(InSampleOptimal()), "biased", 0.3, sizes=PAIRS),
-    Claim(
-        ActionDependent,
-        "biased",
-        lambda p: Estimator(ActionDependent(exact.action_values(p.mdp, p.policy, p.theta)[0])),
-        "biased",
-        0.9,
-    ),
+    Claim(ActionDependent, "biased", lambda p: Estimator(ActionDependent(exact.action_values(p.mdp, p.policy, p.theta)[0])),
+          "biased", 0.9),
     # the estimator and its flag
     Claim(Estimator, "discounted_score=False: not J_gamma", plain(RewardToGo(), discounted_score=False), "biased", 0.3),
-    Claim(
-        Estimator,
-        "discounted_score=False: nor J_1",
-        plain(RewardToGo(), discounted_score=False),
-        "biased",
-        0.1,
-        objective=lambda p: Undiscounted(),
-    ),
+    Claim(Estimator, "discounted_score=False: nor J_1", plain(RewardToGo(), discounted_score=False), "biased", 0.1,
+          objective=lambda p: Undiscounted()),
     Claim(Estimator, "unless gamma = 1", plain(RewardToGo(), discounted_score=False), "unbiased", change=undiscounted),
-    Claim(
-        Estimator,
-        "unless gamma = 1",
-        plain(RewardToGo(), discounted_score=False),
-        "unbiased",
-        change=undiscounted,
-        objective=lambda p: Undiscounted(),
-    ),
+    Claim(Estimator, "unless gamma = 1", plain(RewardToGo(), discounted_score=False), "unbiased", change=undiscounted,
+          objective=lambda p: Undiscounted()),
     # algorithms
     Claim(algorithms.reinforce, "unbiased", lambda p: algorithms.reinforce(), "unbiased"),
     Claim(algorithms.reinforce, "without reward-to-go", lambda p: algorithms.reinforce(reward_to_go=False), "unbiased"),
     Claim(algorithms.gpomdp, "unbiased", lambda p: algorithms.gpomdp(), "unbiased"),
     Claim(algorithms.gpomdp, "with a baseline", lambda p: algorithms.gpomdp(baseline=p.critic), "unbiased"),
-    Claim(
-        algorithms.reinforce_with_baseline,
-        "unbiased",
-        lambda p: algorithms.reinforce_with_baseline(p.critic),
-        "unbiased",
-    ),
+    Claim(algorithms.reinforce_with_baseline, "unbiased", lambda p: algorithms.reinforce_with_baseline(p.critic), "unbiased"),
     Claim(algorithms.actor_critic, "the true critic", lambda p: algorithms.actor_critic(true(p)), "unbiased"),
     Claim(algorithms.actor_critic, "biased otherwise", lambda p: algorithms.actor_critic(p.critic), "biased", 2.0),
-    Claim(
-        algorithms.actor_critic,
-        "as in Estimator",
-        lambda p: algorithms.actor_critic(true(p), discounted_score=False),
-        "biased",
-        0.3,
-    ),
+    Claim(algorithms.actor_critic, "as in Estimator", lambda p: algorithms.actor_critic(true(p), discounted_score=False),
+          "biased", 0.3),
     Claim(algorithms.a2c, "unbiased", lambda p: algorithms.a2c(p.critic), "unbiased"),
+    Claim(algorithms.a2c, "every lam with the true critic", lambda p: algorithms.a2c(true(p), lam=0.5), "unbiased"),
+    Claim(algorithms.a2c, "biased: bootstrapping with the true critic of the endless problem",
+          lambda p: algorithms.a2c(endless(p), bootstrap_at_truncation=True), "biased", 0.05),
     Claim(algorithms.a2c, "biased: lam", lambda p: algorithms.a2c(p.critic, lam=0.5), "biased", 1.0),
     Claim(algorithms.a2c, "biased: bonus", lambda p: algorithms.a2c(p.critic, entropy=BETA), "biased", 0.5),
-    Claim(
-        algorithms.a2c,
-        "biased: bonus",
-        lambda p: algorithms.a2c(p.critic, entropy=BETA),
-        "biased",
-        0.3,
-        objective=entropy,
-    ),
-    Claim(
-        algorithms.a2c,
-        "biased: bootstrap",
-        lambda p: algorithms.a2c(p.critic, bootstrap_at_truncation=True),
-        "biased",
-        0.9,
-    ),
-    Claim(
-        algorithms.a2c, "drops the discount", lambda p: algorithms.a2c(p.critic, discounted_score=False), "biased", 0.3
-    ),
+    Claim(algorithms.a2c, "biased: bonus", lambda p: algorithms.a2c(p.critic, entropy=BETA), "biased", 0.3, objective=entropy),
+    Claim(algorithms.a2c, "biased: bootstrap", lambda p: algorithms.a2c(p.critic, bootstrap_at_truncation=True), "biased", 0.9),
+    Claim(algorithms.a2c, "drops the discount", lambda p: algorithms.a2c(p.critic, discounted_score=False), "biased", 0.3),
     Claim(algorithms.ppo, "old parameters, lam = 1", lambda p: algorithms.ppo(p.critic, lam=1.0), "unbiased"),
+    Claim(algorithms.ppo, "where a2c is: the true critic", lambda p: algorithms.ppo(true(p)), "unbiased"),
+    Claim(algorithms.ppo, "biased where a2c is: bonus", lambda p: algorithms.ppo(p.critic, lam=1.0, entropy=BETA), "biased", 0.3,
+          objective=entropy),
+    Claim(algorithms.ppo, "biased where a2c is: the discount",
+          lambda p: algorithms.ppo(true(p), discounted_score=False), "biased", 0.3),
     Claim(algorithms.ppo, "biased: lam", lambda p: algorithms.ppo(p.critic), "biased", 0.1),
     Claim(algorithms.ppo, "biased: old data", lambda p: algorithms.ppo(p.critic, lam=1.0), "biased", 3.0, off=True),
     Claim(algorithms.rloo, "unbiased", lambda p: algorithms.rloo(), "unbiased", sizes=GROUPS),
-    Claim(
-        algorithms.rloo,
-        "with the KL",
-        lambda p: algorithms.rloo(reference=p.reference, beta=BETA),
-        "unbiased",
-        sizes=GROUPS,
-        objective=kl,
-    ),
-    Claim(
-        algorithms.reinforce_plus_plus, "biased", lambda p: algorithms.reinforce_plus_plus(), "biased", 0.5, sizes=PAIRS
-    ),
-    Claim(
-        algorithms.reinforce_plus_plus,
-        "biased",
-        lambda p: algorithms.reinforce_plus_plus(reference=p.reference, beta=BETA),
-        "biased",
-        0.6,
-        sizes=PAIRS,
-        objective=kl,
-    ),
-    Claim(
-        algorithms.reinforce_plus_plus_baseline,
-        "biased",
-        lambda p: algorithms.reinforce_plus_plus_baseline(),
-        "biased",
-        0.6,
-        sizes=GROUPS,
-    ),
-    Claim(
-        algorithms.reinforce_plus_plus_baseline,
-        "biased",
-        lambda p: algorithms.reinforce_plus_plus_baseline(reference=p.reference, beta=BETA),
-        "biased",
-        0.7,
-        sizes=GROUPS,
-        objective=kl,
-    ),
+    Claim(algorithms.rloo, "with the KL", lambda p: algorithms.rloo(reference=p.reference, beta=BETA), "unbiased",
+          sizes=GROUPS, objective=kl),
+    Claim(algorithms.reinforce_plus_plus, "biased", lambda p: algorithms.reinforce_plus_plus(), "biased", 0.5, sizes=PAIRS),
+    Claim(algorithms.reinforce_plus_plus, "biased",
+          lambda p: algorithms.reinforce_plus_plus(reference=p.reference, beta=BETA), "biased", 0.6, sizes=PAIRS, objective=kl),
+    Claim(algorithms.reinforce_plus_plus_baseline, "biased", lambda p: algorithms.reinforce_plus_plus_baseline(), "biased",
+          0.6, sizes=GROUPS),
+    Claim(algorithms.reinforce_plus_plus_baseline, "biased",
+          lambda p: algorithms.reinforce_plus_plus_baseline(reference=p.reference, beta=BETA), "biased", 0.7, sizes=GROUPS,
+          objective=kl),
     Claim(algorithms.grpo, "biased", lambda p: algorithms.grpo(), "biased", 0.5, sizes=GROUPS),
-    Claim(
-        algorithms.grpo,
-        "by the deviation",
-        plain(GroupStandardised(0, 0.0), ratio=ClippedRatio()),
-        "biased",
-        0.5,
-        sizes=GROUPS,
-    ),
+    Claim(algorithms.grpo, "by the deviation", plain(GroupStandardised(0, 0.0), ratio=ClippedRatio()), "biased", 0.5,
+          sizes=GROUPS),
     Claim(algorithms.grpo, "by the lengths", plain(LeaveOneOut(), normaliser=PerLength()), "biased", 0.4, sizes=GROUPS),
-    Claim(
-        algorithms.grpo,
-        "by the penalty",
-        lambda p: Estimator(LeaveOneOut(), penalty=KLPenalty(p.reference, BETA, "k3", "loss")),
-        "biased",
-        0.1,
-        sizes=GROUPS,
-        objective=kl,
-    ),
+    Claim(algorithms.grpo, "by the penalty",
+          lambda p: Estimator(LeaveOneOut(), penalty=KLPenalty(p.reference, BETA, "k3", "loss")), "biased", 0.1, sizes=GROUPS,
+          objective=kl),
     Claim(algorithms.dr_grpo, "proportional", lambda p: algorithms.dr_grpo(), dropped, sizes=GROUPS),
-    Claim(
-        algorithms.dr_grpo,
-        "proportional with c",
-        lambda p: algorithms.dr_grpo(c=8),
-        lambda N: (N - 1) / (8 * N),
-        sizes=GROUPS,
-    ),
+    Claim(algorithms.dr_grpo, "proportional with c", lambda p: algorithms.dr_grpo(c=8), lambda N: (N - 1) / (8 * N), sizes=GROUPS),
     Claim(algorithms.dapo, "biased", lambda p: algorithms.dapo(), "biased", 0.6, sizes=GROUPS),
     Claim(algorithms.gspo, "biased", lambda p: algorithms.gspo(), "biased", 0.5, sizes=GROUPS),
-    Claim(
-        algorithms.gspo, "by the lengths", plain(LeaveOneOut(), ratio=GeometricMeanRatio()), "biased", 0.4, sizes=GROUPS
-    ),
-]
+    Claim(algorithms.gspo, "by the lengths", plain(LeaveOneOut(), ratio=GeometricMeanRatio()), "biased", 0.4, sizes=GROUPS),
+]  # fmt: skip
 
 ROWS = [(claim, size) for claim in CLAIMS for size in claim.sizes]
 CASES = [pytest.param(*row, id=f"{row[0].of.__name__}: {row[0].says} {row[1][0]}x{row[1][1]}") for row in ROWS]
@@ -679,7 +490,7 @@ HOLDS = [case for case in CASES if case.values[0].kind != "biased"]
 BIASED = [case for case in CASES if case.values[0].kind == "biased"]
 
 
-def verdict(claim, size, p):
+def verdict(claim, size, p, route="enumeration"):
     """The verdict on one problem, or None where there are too many batches."""
     p = p._replace(mdp=claim.change(p.mdp))
     if largest_start(p.mdp) > LARGEST[size]:
@@ -691,7 +502,7 @@ def verdict(claim, size, p):
         return verdict_of(
             moments_by_enumeration(claim.estimator(p), p.mdp, p.policy, p.theta, **setting), objective, claim
         )
-    return judge(claim.estimator(p), p.mdp, p.policy, p.theta, objective=objective, **setting)
+    return judge(claim.estimator(p), p.mdp, p.policy, p.theta, objective=objective, route=route, **setting)
 
 
 def check(claim, size, v):
@@ -710,14 +521,23 @@ def test_what_holds_holds_on_the_whole_panel(claim, size):
             check(claim, size, v)
 
 
-@pytest.mark.parametrize(("claim", "size"), HOLDS)
-@settings(max_examples=5)
-@given(data=st.data())
-def test_what_holds_holds_on_random_problems(claim, size, data):
-    p = data.draw(small_problems(min(LARGEST[size], 16)))
-    v = verdict(claim, size, p)
-    assume(np.abs(v.gradient).max() > 1e-9)
-    check(claim, size, v)
+@pytest.mark.parametrize("index", range(len(HOLDS)), ids=[case.id for case in HOLDS])
+def test_what_holds_holds_on_random_problems(index):
+    claim, size = HOLDS[index].values
+    pool = random_problems(min(LARGEST[size], 16))
+    verdicts = [verdict(claim, size, pool[(4 * index + i) % len(pool)], route=None) for i in range(4)]
+    verdicts = [v for v in verdicts if np.abs(v.gradient).max() > 1e-9]
+    assert len(verdicts) >= 2
+    for v in verdicts:
+        check(claim, size, v)
+
+
+def test_the_random_problems_are_small_and_different():
+    for limit in {min(n, 16) for n in LARGEST.values()}:
+        models = [p.mdp for p in random_problems(limit)]
+        sizes = [largest_start(mdp) for mdp in models]
+        assert max(sizes) <= limit and np.median(sizes) > limit / 3
+        assert {mdp.horizon for mdp in models} == {2, 3} and len({mdp.gamma for mdp in models}) == 3
 
 
 @pytest.mark.parametrize(("claim", "size"), BIASED)
@@ -731,38 +551,10 @@ def test_what_is_biased_is_caught_on_the_panel(claim, size):
 
 
 SAME = [
-    (
-        "GAE at lam = 1 is reward-to-go",
-        lambda p: Estimator(GAE(p.critic, 1.0)),
-        lambda p: Estimator(RewardToGo(p.critic)),
-        1,
-        False,
-        1,
-    ),
-    (
-        "n >= T steps are reward-to-go",
-        lambda p: Estimator(NStep(p.critic, 9)),
-        lambda p: Estimator(RewardToGo(p.critic)),
-        1,
-        False,
-        1,
-    ),
-    (
-        "GAE at lam = 0 is actor-critic",
-        lambda p: Estimator(GAE(p.critic, 0.0)),
-        lambda p: algorithms.actor_critic(p.critic),
-        1,
-        False,
-        1,
-    ),
-    (
-        "one step is GAE at lam = 0",
-        lambda p: Estimator(NStep(p.critic, 1, True)),
-        lambda p: Estimator(GAE(p.critic, 0.0, True)),
-        1,
-        False,
-        1,
-    ),
+    ("GAE at lam = 1 is reward-to-go", lambda p: Estimator(GAE(p.critic, 1.0)), lambda p: Estimator(RewardToGo(p.critic)), 1, False, 1),
+    ("n >= T steps are reward-to-go", lambda p: Estimator(NStep(p.critic, 9)), lambda p: Estimator(RewardToGo(p.critic)), 1, False, 1),
+    ("GAE at lam = 0 is actor-critic", lambda p: Estimator(GAE(p.critic, 0.0)), lambda p: algorithms.actor_critic(p.critic), 1, False, 1),
+    ("one step is GAE at lam = 0", lambda p: Estimator(NStep(p.critic, 1, True)), lambda p: Estimator(GAE(p.critic, 0.0, True)), 1, False, 1),
     ("G(PO)MDP is reward-to-go", lambda p: algorithms.gpomdp(), lambda p: algorithms.reinforce(), 1, False, 1),
     ("GroupMean is RLOO, scaled", plain(GroupMean()), plain(LeaveOneOut()), 2 / 3, False, 3),
     ("Dr. GRPO is RLOO, scaled", lambda p: algorithms.dr_grpo(c=5), lambda p: algorithms.rloo(), 0.1, False, 2),
@@ -771,87 +563,21 @@ SAME = [
     ("TrajectoryRatio, on-policy", ratio(TrajectoryRatio()), ratio(OnPolicy()), 1, False, 1),
     ("ClippedRatio, on-policy", ratio(ClippedRatio()), ratio(OnPolicy()), 1, False, 1),
     ("SelfNormalisedRatio, on-policy", ratio(SelfNormalisedRatio()), ratio(OnPolicy()), 1, False, 2),
-    (
-        "PPO is A2C, on-policy",
-        lambda p: algorithms.ppo(p.critic, entropy=0.1),
-        lambda p: algorithms.a2c(p.critic, lam=0.95, entropy=0.1),
-        1,
-        False,
-        1,
-    ),
-    (
-        "VTrace is the advantage, on-policy",
-        ratio(VTrace(1.0, 3.0), lambda p: GAE(p.critic, 0.6)),
-        lambda p: Estimator(GAE(p.critic, 0.6)),
-        1,
-        False,
-        1,
-    ),
-    (
-        "VTrace without limits",
-        ratio(VTrace(np.inf, np.inf), lambda p: GAE(0.0, 1.0)),
-        ratio(PerDecisionRatio(past=False)),
-        1,
-        True,
-        1,
-    ),
+    ("PPO is A2C, on-policy", lambda p: algorithms.ppo(p.critic, entropy=0.1), lambda p: algorithms.a2c(p.critic, lam=0.95, entropy=0.1), 1, False, 1),
+    ("VTrace is the advantage, on-policy", ratio(VTrace(1.0, 3.0), lambda p: GAE(p.critic, 0.6)), lambda p: Estimator(GAE(p.critic, 0.6)), 1, False, 1),
+    ("VTrace without limits", ratio(VTrace(np.inf, np.inf), lambda p: GAE(0.0, 1.0)), ratio(PerDecisionRatio(past=False)), 1, True, 1),
     ("ClippedRatio never clipped", ratio(ClippedRatio(1.0, 1e9)), ratio(TokenRatio()), 1, True, 1),
     ("TruncatedRatio not reached", ratio(TruncatedRatio(1e9)), ratio(TokenRatio()), 1, True, 1),
     ("MaskedRatio drops nothing", ratio(MaskedRatio(0.0, 1e9)), ratio(TokenRatio()), 1, True, 1),
     ("one sample normalises itself away", ratio(SelfNormalisedRatio()), ratio(OnPolicy()), 1, True, 1),
-    (
-        "GRPO of two is its own ddof",
-        plain(GroupStandardised(0, 0.0)),
-        plain(GroupStandardised(1, 0.0)),
-        np.sqrt(2),
-        False,
-        2,
-    ),
-    (
-        "the batch is the group",
-        plain(GroupStandardised(0, 0.1, over_batch=True)),
-        plain(GroupStandardised(0, 0.1)),
-        1,
-        False,
-        3,
-    ),
-    (
-        "GRPO on-policy needs no ratio",
-        lambda p: algorithms.grpo(),
-        plain(GroupStandardised(0, 0.0), normaliser=PerLength()),
-        1,
-        False,
-        2,
-    ),
-    (
-        "DAPO on-policy needs no ratio",
-        lambda p: algorithms.dapo(),
-        plain(GroupStandardised(0, 0.0), normaliser=PerToken()),
-        1,
-        False,
-        2,
-    ),
+    ("GRPO of two is its own ddof", plain(GroupStandardised(0, 0.0)), plain(GroupStandardised(1, 0.0)), np.sqrt(2), False, 2),
+    ("the batch is the group", plain(GroupStandardised(0, 0.1, over_batch=True)), plain(GroupStandardised(0, 0.1)), 1, False, 3),
+    ("GRPO on-policy needs no ratio", lambda p: algorithms.grpo(), plain(GroupStandardised(0, 0.0), normaliser=PerLength()), 1, False, 2),
+    ("DAPO on-policy needs no ratio", lambda p: algorithms.dapo(), plain(GroupStandardised(0, 0.0), normaliser=PerToken()), 1, False, 2),
     ("GSPO on-policy is GRPO", lambda p: algorithms.gspo(), lambda p: algorithms.grpo(), 1, False, 2),
-    (
-        "no KL of weight zero",
-        lambda p: algorithms.rloo(reference=p.reference, beta=0.0),
-        lambda p: algorithms.rloo(),
-        1,
-        False,
-        2,
-    ),
-    (
-        "the KL to uniform is the entropy",
-        lambda p: Estimator(
-            RewardToGo(),
-            penalty=KLPenalty(np.full((p.mdp.n_states, p.mdp.n_actions), 1 / p.mdp.n_actions), BETA, "full", "loss"),
-        ),
-        bonus("loss", False),
-        1,
-        False,
-        1,
-    ),
-]
+    ("no KL of weight zero", lambda p: algorithms.rloo(reference=p.reference, beta=0.0), lambda p: algorithms.rloo(), 1, False, 2),
+    ("the KL to uniform is the entropy", lambda p: Estimator(RewardToGo(), penalty=KLPenalty(np.full((p.mdp.n_states, p.mdp.n_actions), 1 / p.mdp.n_actions), BETA, "full", "loss")), bonus("loss", False), 1, False, 1),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("row", SAME, ids=[row[0] for row in SAME])

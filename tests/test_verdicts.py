@@ -1,5 +1,6 @@
 """Exact moments of batches against all ordered tuples of the slow oracle, and verdicts that never depend on the scale."""
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -23,6 +24,7 @@ from reinforce_np import (
     KLRegularised,
     LeaveOneOut,
     LinearSoftmax,
+    PerComponent,
     PerDecisionRatio,
     PerToken,
     RewardToGo,
@@ -86,13 +88,14 @@ def constant_weights(batch, credits, divisor):
     return summed([(c / divisor, score(s, a)) for c, e in zip(credits, episodes, strict=True) for s, a, _ in e[0]])
 
 
+@functools.cache
+def reinforce_of(steps, gamma):
+    return [float(x) for x in reference.reinforce(list(steps), score, gamma, "to_go")]
+
+
 def by_loops_reinforce(batch, gamma):
     episodes = [e for group in batch for e in group]
-    return [
-        math.fsum(float(x[d]) for x in (reference.reinforce(e[0], score, gamma, "to_go") for e in episodes))
-        / len(episodes)
-        for d in range(4)
-    ]
+    return summed([(1 / len(episodes), reinforce_of(tuple(e[0]), gamma)) for e in episodes])
 
 
 def by_loops_rloo(batch, gamma):
@@ -180,8 +183,10 @@ def by_loops_self_normalised(batch, gamma):
     return constant_weights(batch, [x * total_return(e, gamma) for x, e in zip(rho, episodes, strict=True)], sum(rho))
 
 
-def all_batches(mdp, pi, prompts, group_size):
-    """Yield (probability, batch) for every ordered batch: prompts draw their start, members their trajectories."""
+@functools.cache
+def all_batches(off, prompts, group_size):
+    """All (probability, batch), ordered: prompts draw their start, members their trajectories."""
+    mdp, pi = pair(), PAIR.probabilities(BEHAVIOUR if off else THETA).tolist()
     starts = [s for s in range(2) if mdp.initial[s] > 0]
     lists = {s: list(reference.trajectories(mdp.replace(initial=np.eye(2)[s]), pi)) for s in starts}
     groups = [
@@ -192,8 +197,10 @@ def all_batches(mdp, pi, prompts, group_size):
         for s in starts
         for members in itertools.product(lists[s], repeat=group_size)
     ]
-    for batch in itertools.product(groups, repeat=prompts):
-        yield math.prod((g[0] for g in batch), start=Fraction(1)), [g[1] for g in batch]
+    return [
+        (float(math.prod((g[0] for g in batch), start=Fraction(1))), [g[1] for g in batch])
+        for batch in itertools.product(groups, repeat=prompts)
+    ]
 
 
 BY_LOOPS = [
@@ -203,21 +210,13 @@ BY_LOOPS = [
     ("per token", Estimator(TotalReturn(), normaliser=PerToken()), by_loops_per_token, False),
     ("batch-standardised", Estimator(BatchStandardised(RewardToGo(), 1, 0.1)), by_loops_batch_standardised, False),
     ("RLOO per step", Estimator(LeaveOneOut(per_step=True)), by_loops_rloo_per_step, False),
-    (
-        "group mean, batch deviation",
-        Estimator(GroupStandardised(0, 0.2, over_batch=True)),
-        by_loops_group_mean_over_batch_deviation,
-        False,
-    ),
-    (
-        "standardised over trajectories",
-        Estimator(BatchStandardised(TotalReturn(), 1, 0.0, per_token=False)),
-        by_loops_standardised_over_trajectories,
-        False,
-    ),
+    ("group mean, batch deviation", Estimator(GroupStandardised(0, 0.2, over_batch=True)),
+     by_loops_group_mean_over_batch_deviation, False),
+    ("standardised over trajectories", Estimator(BatchStandardised(TotalReturn(), 1, 0.0, per_token=False)),
+     by_loops_standardised_over_trajectories, False),
     ("trajectory ratio", Estimator(TotalReturn(), ratio=TrajectoryRatio()), by_loops_trajectory_ratio, True),
     ("self-normalised", Estimator(TotalReturn(), ratio=SelfNormalisedRatio()), by_loops_self_normalised, True),
-]
+]  # fmt: skip
 SHAPES = [(1, 1), (2, 1), (1, 2), (1, 3), (2, 2)]
 
 
@@ -230,10 +229,7 @@ def test_moments_are_those_of_all_ordered_batches(case, prompts, group_size):
             moments_by_enumeration(estimator, pair(), PAIR, THETA, prompts=prompts)
         return
     mdp, behaviour = pair(), BEHAVIOUR if off else None
-    drawn = PAIR.probabilities(BEHAVIOUR if off else THETA).tolist()
-    p, g = zip(
-        *((float(p), by_loops(batch, 0.7)) for p, batch in all_batches(mdp, drawn, prompts, group_size)), strict=True
-    )
+    p, g = zip(*((p, by_loops(batch, 0.7)) for p, batch in all_batches(off, prompts, group_size)), strict=True)
     p, g = np.array(p), np.array(g)
     mean = p @ g
     result = moments_by_enumeration(
@@ -292,7 +288,7 @@ def test_multinomial_weights_sum_to_one_and_count_orders(n, size, data):
 
 def test_listing_in_pieces_changes_nothing(monkeypatch):
     whole = moments_by_enumeration(algorithms.grpo(), pair(), PAIR, THETA, group_size=2, prompts=2)
-    for at_once in (1, 4, 13, 40):
+    for at_once in (4, 13, 40):
         monkeypatch.setattr(batches, "AT_ONCE", at_once)
         pieces = moments_by_enumeration(algorithms.grpo(), pair(), PAIR, THETA, group_size=2, prompts=2)
         assert_exact(pieces.mean, whole.mean, scale=1.0)
@@ -318,11 +314,34 @@ def test_the_covariance_does_not_cancel_next_to_a_large_mean():
 
 # Verdicts on every kind
 
+# Defects of the package that are known, by name
+SCALE_OF_WHAT_HAS_NONE = pytest.mark.xfail(
+    reason="the size of rewards counts for the rounding of advantages that are divided by their own deviation",
+    strict=True,
+)
+SIZE_OF_A_BASELINE_PER_COMPONENT = pytest.mark.xfail(
+    reason="the baseline of PerComponent itself is not looked at: squares overflow", strict=True
+)
+ALL_BELOW_ROUNDING = pytest.mark.xfail(
+    reason="where rounding hides mean and gradient, any estimator is called unbiased",
+    strict=True,
+)
 
-def fake(mean, second=None, n_steps=3):
+
+def fake(mean, second=None, n_steps=3, scale=0.0):
     mean = np.array(mean, dtype=float)
     second = mean**2 + 1 if second is None else np.array(second, dtype=float)
-    return exact.Moments(mean, np.diag(second - mean**2), second, n_steps, 10, "by hand")
+    variance = second - mean**2
+    return exact.Moments(
+        mean=mean,
+        variance=variance,
+        covariance=np.diag(variance),
+        second_moment=second,
+        scale=np.broadcast_to(np.array(scale, dtype=float), mean.shape),
+        n_steps=n_steps,
+        n_batches=None,
+        route="by hand",
+    )
 
 
 GRADIENT = np.array([1.0, -2.0, 0.5])
@@ -353,14 +372,14 @@ def test_an_unbiased_factor_is_one_and_not_nearly_one():
 
 
 def test_what_may_be_left_of_a_proportional_one_is_the_rounding_of_both_sides():
-    """The mean has rounded, and so has the gradient, times the factor: (1 + |factor|) times the rounding in all."""
-    second = np.array([100.0, 100.0, 1e-4])
-    for factor in (2.0, -2.0):
-        for size, kind in ((2.5, "proportional"), (3.5, "biased")):
-            gradient = np.array([1.0, -2.0, 1e-3])
+    """The mean has rounded by its own size, and so has the gradient, times the factor."""
+    second, scale = np.array([100.0, 100.0, 1e-4]), np.array([10.0, 10.0, 1e-2])
+    gradient = np.array([1.0, -2.0, 1e-3])
+    for factor, allowed in ((2.0, 3.0), (-2.0, 3.0), (0.25, 1.25), (-5.0, 6.0)):
+        for size, kind in ((allowed - 0.1, "proportional"), (allowed + 0.1, "biased")):
             mean = factor * gradient
             mean[2] += size * ROUNDING * 3 * 1e-2
-            assert verdict_of(fake(mean, second), gradient, Discounted()).kind == kind
+            assert verdict_of(fake(mean, second), gradient, Discounted(), scale=scale).kind == kind
 
 
 def test_a_cosine_is_never_above_one():
@@ -379,40 +398,69 @@ def test_the_worst_component_may_be_too_small():
     assert str(v).endswith("worst component 1: mean -4, gradient -2")
 
 
-@pytest.mark.xfail(
-    reason="a mean below the rounding of the gradient counts as zero, although its own is known", strict=True
-)
-@pytest.mark.parametrize("c", [1e14, 1e20])
+@pytest.mark.parametrize("c", [1e14, 1e20, 1e100])
 def test_a_very_small_factor_is_a_factor(c):
-    assert judge(Estimator(RewardToGo(), normaliser=Constant(c)), REFEREE, POLICY, UNEVEN).kind == "proportional"
+    for route in ("recursion", "enumeration"):
+        v = judge(Estimator(RewardToGo(), normaliser=Constant(c)), REFEREE, POLICY, UNEVEN, route=route)
+        assert v.kind == "proportional" and v.factor == pytest.approx(1 / c)
 
 
-@pytest.mark.xfail(
-    reason="a gradient below the rounding of the estimate counts as zero, although its own is known", strict=True
-)
-def test_the_numbers_of_a_verdict_do_not_depend_on_the_scale():
-    """GRPO has no scale, the gradient has: cosine and relative bias are numbers all the same."""
-    one, tiny = (
+@pytest.mark.parametrize("factor", [1e-20, 1e10, pytest.param(1e16, marks=SCALE_OF_WHAT_HAS_NONE)])
+def test_the_numbers_of_a_verdict_do_not_depend_on_the_scale(factor):
+    """GRPO has no scale, the gradient has: cosine and factor are numbers all the same."""
+    one, other = (
         judge(algorithms.grpo(), REFEREE.replace(reward=REFEREE.reward * x), POLICY, UNEVEN, group_size=2)
-        for x in (1, 1e-20)
+        for x in (1, factor)
     )
-    assert tiny.cosine == pytest.approx(one.cosine)
+    assert other.kind == one.kind == "biased" and other.cosine == pytest.approx(one.cosine)
+    binary, policy = examples.bandit(means=[factor, 0.0]), TabularSoftmax(1, 2)
+    v = judge(Estimator(GroupStandardised(0, 0.0)), binary, policy, np.array([0.3, 0.0]), group_size=4)
+    assert v.kind == "proportional" and v.factor * factor == pytest.approx(1.61859731027935)
 
 
-@pytest.mark.xfail(
-    reason="squares leave float64", strict=True, raises=(AssertionError, ZeroDivisionError, FloatingPointError)
+@pytest.mark.parametrize("route", ["recursion", "histogram", "enumeration"])
+def test_sizes_whose_squares_leave_float64_are_refused_by_name(route):
+    """Up to 1e120 and down to 1e-120 they are judged: rewards, baselines and critics."""
+    total = Estimator(TotalReturn())
+    judged = REFEREE.replace(reward=REFEREE.reward / np.abs(REFEREE.reward).max())
+    for size in (0.9e120, 1.1e-120):
+        assert judge(total, judged.replace(reward=size * judged.reward), POLICY, UNEVEN, route=route).kind == "unbiased"
+    for size in (1e-200, 0.9e-120, 1.1e120, 1e160):
+        with pytest.raises(
+            ValueError, match=rf"of size {size:.3g} have second moments that leave float64".replace("+", r"\+")
+        ):
+            judge(total, judged.replace(reward=size * judged.reward), POLICY, UNEVEN, route=route)
+    with pytest.raises(ValueError, match=r"rewards and baselines of size 2e\+120 .*; divide them by 2e\+120"):
+        judge(Estimator(TotalReturn(2e120)), REFEREE, POLICY, UNEVEN, route=route)
+    assert judge(total, judged.replace(reward=0 * judged.reward), POLICY, UNEVEN, route=route).kind == "undefined"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda size: RewardToGo(np.full(3, size)),
+        lambda size: GAE(np.full(3, size), 1.0),
+        lambda size: BatchStandardised(RewardToGo(size), 0, 0.0),
+        lambda size: PerComponent(TotalReturn(size), np.zeros(9)),
+        pytest.param(
+            lambda size: PerComponent(TotalReturn(), np.full(9, size)), marks=SIZE_OF_A_BASELINE_PER_COMPONENT
+        ),
+    ],
 )
-@pytest.mark.parametrize("scale", [1e-200, 1e160])
-def test_scales_whose_squares_leave_float64(scale):
-    mdp = REFEREE.replace(reward=REFEREE.reward * scale)
-    assert judge(algorithms.reinforce(), mdp, POLICY, UNEVEN).kind == "unbiased"
+def test_a_baseline_too_large_is_refused_wherever_it_is(make):
+    with pytest.raises(
+        ValueError, match=r"rewards and baselines of size 1e\+200 have second moments that leave float64"
+    ):
+        judge(Estimator(make(1e200)), REFEREE, POLICY, UNEVEN)
 
 
 def test_a_model_without_steps_is_undefined():
     empty = REFEREE.replace(horizon=0)
     for estimator, group_size in ((algorithms.reinforce(), 1), (algorithms.rloo(), 2), (algorithms.grpo(), 2)):
-        v = judge(estimator, empty, POLICY, UNEVEN, group_size=group_size)
-        assert v.kind == "undefined" and v.moments.n_batches == 3
+        for route in (None, "enumeration"):
+            v = judge(estimator, empty, POLICY, UNEVEN, group_size=group_size, route=route)
+            assert v.kind == "undefined" and v.moments.n_steps == 0
+        assert v.moments.n_batches == 3
 
 
 def test_biased_with_its_numbers():
@@ -430,7 +478,9 @@ def test_biased_with_its_numbers():
 def test_undefined_when_both_are_zero_and_biased_when_one_is():
     both = verdict_of(fake([0, 1e-17, 0]), np.zeros(3), Discounted())
     assert (both.kind, both.factor, both.relative_bias, both.cosine) == ("undefined", None, 0.0, None)
-    assert "undefined for the gradient of Discounted" in str(both) and "zero" in str(both)
+    assert str(both) == (
+        "undefined for the gradient of Discounted: it is zero here, or below rounding, and so is the mean of the estimate"
+    )
     gradient = verdict_of(fake([0, 1, 0]), np.zeros(3), Discounted())
     assert (gradient.kind, gradient.factor, gradient.relative_bias, gradient.cosine) == ("biased", None, math.inf, None)
     assert "cosine" not in str(gradient) and "worst component 1: mean 1, gradient 0" in str(gradient)
@@ -438,17 +488,22 @@ def test_undefined_when_both_are_zero_and_biased_when_one_is():
     assert (mean.kind, mean.factor, mean.relative_bias, mean.cosine) == ("biased", None, 1.0, None)
 
 
-def test_rounding_is_judged_per_component_by_its_own_root_mean_square_and_by_the_steps():
-    second = np.array([1.0, 1e-6, 100.0])
-    v = verdict_of(fake([0.1, 1e-4, 1.0], second, n_steps=5), np.array([0.1, 1e-4, 1.0]), Discounted())
-    assert_exact(v.rounding, ROUNDING * 5 * np.sqrt(second))
+@pytest.mark.parametrize("of_gradient", [None, np.array([2.0, 3e-3, 0.4])])
+@pytest.mark.parametrize("of_mean", [0.0, np.array([0.5, 1e-2, 70.0])])
+def test_rounding_is_that_of_mean_and_gradient_each_per_component_and_by_the_steps(of_mean, of_gradient):
+    """Root mean square and terms of the gradient by the steps, what cancelled in one step once."""
+    second, gradient = np.array([1.0, 1e-6, 100.0]), np.array([0.1, 1e-4, -1.0])
+    options = {"second": second, "n_steps": 5, "scale": of_mean}
+    v = verdict_of(fake(gradient, **options), gradient, Discounted(), scale=of_gradient)
+    terms = np.abs(gradient) if of_gradient is None else of_gradient
+    expected = ROUNDING * (5 * np.sqrt(second) + of_mean + 5 * terms)
+    assert_exact(v.rounding, expected, scale=expected)
     for i in range(3):
-        for size in (0.5, 2.0):
-            mean = np.array([0.1, 1e-4, 1.0])
+        for size in (0.9, -0.9, 1.1, -1.1):
+            mean = gradient.copy()
             mean[i] += size * v.rounding[i]
-            assert (verdict_of(fake(mean, second, n_steps=5), v.gradient, Discounted()).kind == "unbiased") == (
-                size < 1
-            )
+            v_i = verdict_of(fake(mean, **options), gradient, Discounted(), scale=of_gradient)
+            assert (v_i.kind == "unbiased") == (abs(size) < 1)
     assert np.array_equal(
         verdict_of(fake(GRADIENT, n_steps=0), GRADIENT, Discounted()).rounding,
         verdict_of(fake(GRADIENT, n_steps=1), GRADIENT, Discounted()).rounding,
@@ -462,8 +517,34 @@ def test_a_bias_in_one_small_component_is_seen():
 
 
 def test_a_component_that_never_moves_does_not_forbid_rounding_there():
+    """What is left of a gradient whose terms cancel is rounding; without terms of that size it is a gradient."""
     gradient = np.array([1.0, 1e-30])
-    assert verdict_of(fake([1.0, 0.0], [1.0, 0.0]), gradient, Discounted()).kind == "unbiased"
+    for scale, kind in ((None, "biased"), (np.array([1.0, 1e-10]), "unbiased"), (np.array([1.0, 1e-20]), "biased")):
+        assert verdict_of(fake([1.0, 0.0], [1.0, 0.0]), gradient, Discounted(), scale=scale).kind == kind
+
+
+def test_what_is_zero_is_judged_by_its_own_rounding():
+    """A small mean is known to all its digits next to a large gradient, and a small gradient next to a noisy mean."""
+    v = verdict_of(fake(1e-20 * GRADIENT, (1e-20 * GRADIENT) ** 2), GRADIENT, Discounted())
+    assert v.kind == "proportional" and v.factor == pytest.approx(1e-20)
+    v = verdict_of(fake([1.0, -2.0, 0.6]), 1e-20 * GRADIENT, Discounted())
+    assert v.kind == "biased" and 0.99 < v.cosine < 1
+    v = verdict_of(fake(1e-20 * GRADIENT, (1e-20 * GRADIENT) ** 2, scale=1.0), GRADIENT, Discounted())
+    assert (v.kind, v.cosine) == ("biased", None), "what is left after rewards of one cancelled"
+
+
+@pytest.mark.parametrize(
+    "factor",
+    [
+        pytest.param(0.0, marks=ALL_BELOW_ROUNDING),
+        pytest.param(1.0, marks=ALL_BELOW_ROUNDING),
+        pytest.param(3.0, marks=ALL_BELOW_ROUNDING),
+    ],
+)
+def test_a_mean_that_could_be_anything_is_not_called_unbiased(factor):
+    """Mean and gradient of 1e-20 next to a root mean square of one: a bias of three times the gradient could not be seen."""
+    v = verdict_of(fake(factor * 1e-20 * GRADIENT), 1e-20 * GRADIENT, Discounted())
+    assert v.kind == "undefined"
 
 
 # Verdicts on models
@@ -487,23 +568,54 @@ EXPECTED = [
 ]
 
 
-@pytest.mark.parametrize("scale", [1e-100, 1e-50, 1e-8, 1.0, 1e8, 1e50, 1e100])
-@pytest.mark.parametrize("offset", [0.0, 1e8])
+@pytest.mark.parametrize(
+    ("scale", "offset"), [(1e-100, 0.0), (1e-100, 1e8), (1e-8, 0.0), (1.0, 0.0), (1.0, 1e8), (1e100, 1e8)]
+)
 @pytest.mark.parametrize(("kind", "estimator", "group_size"), EXPECTED)
 def test_the_scale_and_the_offset_of_rewards_never_change_a_verdict(kind, estimator, group_size, scale, offset):
     mdp = REFEREE.replace(reward=(REFEREE.reward + offset) * scale)
-    assert judge(estimator(mdp), mdp, POLICY, UNEVEN, group_size=group_size).kind == kind
+    for route in (None, "enumeration"):
+        assert judge(estimator(mdp), mdp, POLICY, UNEVEN, group_size=group_size, route=route).kind == kind
 
 
-@pytest.mark.xfail(
-    reason="rounding is judged by the estimate alone, where a baseline has taken the offset away", strict=True
-)
 @pytest.mark.parametrize("offset", [1e4, 1e8])
 @pytest.mark.parametrize(("kind", "estimator", "group_size"), EXPECTED[2:6])
 def test_an_offset_that_every_trajectory_collects_never_changes_a_verdict(kind, estimator, group_size, offset):
     """One step: the offset leaves the gradient alone, but a value of 1e8 + 1 has rounded by 1e-8 before it is subtracted."""
     mdp = REFEREE.replace(horizon=1, reward=REFEREE.reward + offset)
-    assert judge(estimator(mdp), mdp, POLICY, UNEVEN, group_size=group_size).kind == kind
+    for route in (None, "enumeration"):
+        assert judge(estimator(mdp), mdp, POLICY, UNEVEN, group_size=group_size, route=route).kind == kind
+
+
+def test_an_offset_does_not_hide_a_bias():
+    """A thousandth of the gradient is seen next to values of 1e8, through the mean of the group and a critic."""
+    mdp = REFEREE.replace(horizon=1, reward=REFEREE.reward + 1e8)
+    for slots in ({"advantage": LeaveOneOut()}, {"advantage": RewardToGo(exact.values(mdp, POLICY, UNEVEN)[0])}):
+        for c, kind in ((1.001, "proportional"), (1 + 1e-12, "unbiased")):
+            for route in ("recursion", "enumeration"):
+                e = Estimator(**slots, normaliser=Constant(c))
+                assert judge(e, mdp, POLICY, UNEVEN, group_size=2, route=route).kind == kind
+
+
+@pytest.mark.parametrize("policy", [POLICY, LinearSoftmax(np.cos(np.arange(36.0)).reshape(3, 3, 4), temperature=0.5)])
+def test_the_scale_of_moments_is_the_size_of_values_and_baseline_times_that_of_the_scores(policy):
+    """(max |Q of |r|| + max |b|)/c times E sum of gamma^t |e_a - pi(.|s)|, pulled back in absolute values."""
+    theta = np.sin(1.0 + np.arange(policy.n_parameters))
+    trajectories, p = enumerate_trajectories(REFEREE, policy, theta)
+    features = np.eye(9).reshape(3, 3, 9) if policy is POLICY else np.cos(np.arange(36.0)).reshape(3, 3, 4)
+    pi, expected = policy.probabilities(theta), np.zeros(policy.n_parameters)
+    for n in range(len(p)):
+        for t in range(trajectories.lengths[n]):
+            s, a = trajectories.states[n, t], trajectories.actions[n, t]
+            logits = np.abs(np.eye(3)[a] - pi[s]) / policy.temperature
+            expected += p[n] * REFEREE.gamma**t * logits @ np.abs(features[s])
+    values = exact.action_values(REFEREE.replace(reward=np.abs(REFEREE.reward)), policy, theta).max()
+    for advantage in (RewardToGo(np.array([1.0, -4.0, 2.0])), GAE(np.array([1.0, -4.0, 2.0]), 1.0)):
+        for route in ("recursion", "enumeration"):
+            e = Estimator(advantage, normaliser=Constant(2.0))
+            found = judge(e, REFEREE, policy, theta, route=route).moments.scale
+            assert_exact(found, (values + 4.0) / 2.0 * expected)
+    assert_exact(judge(algorithms.reinforce(), REFEREE, policy, theta).moments.scale, values * expected)
 
 
 @pytest.mark.parametrize("logit", [10.0, 30.0, 36.75, 50.0])
@@ -517,11 +629,17 @@ def test_near_deterministic_policies(kind, estimator, group_size, logit):
     assert judge(e, REFEREE, POLICY, theta, group_size=group_size).kind == kind
 
 
-def test_a_gradient_below_the_noise_is_called_undefined_and_not_something_else():
-    """At a gap of 100 the gradient is 1e-44 and the root mean square 1e-22: rounding may be larger than the gradient."""
+@pytest.mark.parametrize("route", [None, "enumeration"])
+@pytest.mark.parametrize(
+    ("kind", "estimator", "group_size"),
+    [row if row[0] == "unbiased" else pytest.param(*row, marks=ALL_BELOW_ROUNDING) for row in EXPECTED],
+)
+def test_a_gradient_below_the_noise_is_never_called_what_it_is_not(kind, estimator, group_size, route):
+    """At a gap of 100 the gradient is 1e-44 and the root mean square 1e-22: what rounding hides is undefined."""
     theta = 100 * np.eye(3)[[1, 0, 2]].ravel() + 0.1 * UNEVEN
-    for _, estimator, group_size in EXPECTED[:2] + EXPECTED[3:6]:
-        assert judge(estimator(REFEREE), REFEREE, POLICY, theta, group_size=group_size).kind == "undefined"
+    critic = exact.values(REFEREE, POLICY, theta)
+    e = algorithms.actor_critic(critic) if estimator is EXPECTED[2][1] else estimator(REFEREE)
+    assert judge(e, REFEREE, POLICY, theta, group_size=group_size, route=route).kind in (kind, "undefined")
 
 
 @pytest.mark.parametrize("logit", [10.0, 30.0])
@@ -557,6 +675,7 @@ def test_a_zero_gradient_is_undefined_and_a_group_of_zero_credit_too():
     flat = REFEREE.replace(reward=np.zeros_like(REFEREE.reward))
     assert judge(algorithms.reinforce(), flat, POLICY, UNEVEN).kind == "undefined"
     assert judge(algorithms.grpo(), flat, POLICY, UNEVEN, group_size=2).kind == "undefined"
+    assert judge(algorithms.grpo(), flat, POLICY, UNEVEN, group_size=2, route="enumeration").kind == "undefined"
     symmetric = examples.bandit(means=[1.0, 1.0, 1.0])
     assert judge(algorithms.reinforce(), symmetric, TabularSoftmax(1, 3), [0.1, 0.5, -0.2]).kind == "undefined"
 
@@ -591,7 +710,9 @@ def test_judge_passes_on_the_setting():
         group_size=2,
         behaviour=BEHAVIOUR,
     )
-    assert np.array_equal(v.moments.covariance, m.covariance) and v.kind == "unbiased"
+    assert (
+        np.array_equal(v.moments.covariance, m.covariance) and v.kind == "unbiased" and v.moments.route == "enumeration"
+    )
     n = [len(enumerate_trajectories(pair(initial=i), PAIR, THETA).probabilities) for i in ((1, 0), (0, 1))]
     groups = sum(math.comb(k + 1, 2) for k in n)
     assert v.moments.n_batches == math.comb(groups + 1, 2)
@@ -624,7 +745,11 @@ def test_too_many_batches_are_refused_with_the_count_before_any_work():
     with pytest.raises(
         TooLargeError, match=f"above limit={2**22}: use smaller groups, fewer prompts or a shorter horizon"
     ):
-        judge(algorithms.rloo(), mdp, POLICY, UNEVEN, prompts=2, group_size=4)
+        judge(algorithms.rloo(), mdp, POLICY, UNEVEN, prompts=2, group_size=4, route="enumeration")
+    v = judge(algorithms.rloo(), mdp, POLICY, UNEVEN, prompts=2, group_size=4)  # which no list limits
+    assert (v.kind, v.moments.route, v.moments.n_batches) == ("unbiased", "recursion", None)
+    with pytest.raises(TooLargeError, match=f"above limit={2**22}"):  # and what has no other route is refused as it was
+        judge(Estimator(LeaveOneOut(per_step=True)), mdp, POLICY, UNEVEN, prompts=2, group_size=4)
 
 
 def test_the_limit_is_the_last_one_that_is_allowed():

@@ -67,8 +67,8 @@ class Law:
         largest = np.maximum(self.moments.high**2, self.moments.low**2)
         with np.errstate(invalid="ignore", over="ignore"):  # infinite where unknown or too large: not tested
             of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
-        least = np.maximum(self.rounding, TINY) ** 2
-        return np.array([self.moments.variance + least, np.maximum(of_square + least * square, TINY**2)])
+            least = np.maximum(self.rounding, TINY) ** 2
+            return np.array([self.moments.variance + least, np.maximum(of_square + least * square, TINY**2)])
 
     @property
     def roundings(self):

@@ -131,7 +131,8 @@ class PerDecisionRatio:
             return weights
         before = np.zeros_like(batch.log_ratio)
         np.cumsum(batch.log_ratio[:, :-1], axis=1, out=before[:, 1:])
-        return _finite(exponential(before, batch.mask) * weights, self)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _finite(exponential(before, batch.mask) * weights, self)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import arguments, enumeration, graph
-from reinforce_np.estimators import Constant
+from reinforce_np.estimators import BatchStandardised, Constant, GroupStandardised, PerComponent
 from reinforce_np.exact.values import action_values, occupancy
 from reinforce_np.policies import softmax
 from reinforce_np.trajectories import Trajectories
@@ -213,6 +213,8 @@ def estimate_scale(estimator, mdp, policy, theta):
     visits = (d if mdp.horizon is None else d.sum(axis=0))[:, None] * pi
     scores = visits * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(visits)  # E Σ|ψ|, on the logits
     size = np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0) + np.max(np.abs(table_of(estimator)))
+    if isinstance(estimator.advantage, GroupStandardised | BatchStandardised):
+        size = 1.0  # a standardised advantage has no unit
     constant = estimator.normaliser.c if isinstance(estimator.normaliser, Constant) else 1.0
     return policy.pull_back_magnitudes(scores) / policy.temperature * float(size / constant)
 
@@ -220,6 +222,8 @@ def estimate_scale(estimator, mdp, policy, theta):
 def check_sizes(estimator, mdp):
     """Refuse rewards and baselines whose squares leave float64, above or below."""
     largest = max(np.abs(mdp.reward).max(), np.max(np.abs(table_of(estimator))))
+    if isinstance(estimator.advantage, PerComponent):
+        largest = max(largest, np.max(np.abs(estimator.advantage.baseline)))
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
         raise ValueError(
             f"rewards and baselines of size {largest:.3g} have second moments that leave float64; divide them by {largest:.1g}"

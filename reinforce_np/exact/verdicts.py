@@ -192,8 +192,8 @@ def verdict_of(moments, gradient, objective, *, scale=None):
     cosine = None if zero_gradient or zero_mean else float(np.clip((mean / length) @ (gradient / size), -1.0, 1.0))
     factor = None if cosine is None else cosine * length / size
     rounding = in_mean + in_gradient
-    if zero_gradient and zero_mean:
-        kind, factor = "undefined", None
+    if np.all(np.abs(gradient) <= rounding) and np.all(np.abs(mean) <= rounding):
+        kind, factor = "undefined", None  # whatever one of them is, it is not above what the other may hide
     elif np.all(np.abs(bias) <= rounding):
         kind, factor = "unbiased", 1.0
     elif factor is not None and np.all(np.abs(mean - factor * gradient) <= in_mean + abs(factor) * in_gradient):

@@ -132,8 +132,8 @@ def over_group_size_of_verifier(success=SUCCESS, values=GROUP_SIZES, *, n_action
     problems = [(f"p = {p:g}", [p]) for p in success] + ([("all prompts", success)] if len(success) > 1 else [])
     rows: tuple = ()
     for setting, probabilities in problems:
-        problem = verifier(probabilities, n_actions)
-        rows += over_group_size(*problem, values, batch_size=batch_size, setting=setting).rows
+        mdp, policy, theta = verifier(probabilities, n_actions)
+        rows += over_group_size(mdp, policy, theta, values, batch_size=batch_size, setting=setting).rows
     return Sweep("group-size", rows)
 
 
