@@ -522,7 +522,6 @@ def test_a_gradient_that_is_zero_passes(capsys):
     assert "use more --trajectories" not in " ".join(out.split())
 
 
-@pytest.mark.xfail(reason="the × of gridworld_4x4's first line cannot be encoded: exit code 2", strict=True)
 def test_examples_can_be_printed_anywhere():
     assert process("examples", env={**os.environ, "PYTHONIOENCODING": "ascii"}).returncode == 0
 

@@ -195,9 +195,6 @@ def test_a_product_of_ratios_that_overflows_is_an_error_too(ratio):
         weights(Estimator(GAE(1.0, 1.0), ratio=ratio), mixed)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=FloatingPointError, reason="the product with the past is taken where overflow warns"
-)
 def test_a_product_with_the_past_that_overflows_is_an_error_too():
     """No reward at the second step, only a baseline: nothing overflows but ρ_0 times the weight of that step."""
     batch = trajectories([[0, 1]], log_mu=-500.0, rewards=[[1.0, 0.0]])
@@ -548,7 +545,7 @@ REFUSED = [
     (lambda: MaskedRatio(-0.1, 1.0), ValueError, r"low=-0\.1"),
     (lambda: MaskedRatio(0.1, np.inf), ValueError, "high=inf"),
     (lambda: MaskedRatio(0.1, 1.0, of=None), TypeError, "of=None"),
-    (lambda: Constant(0.0), ValueError, r"c=0\.0 is out of range; it must be a finite number > 0"),
+    (lambda: Constant(0.0), ValueError, r"c=0\.0 is out of range; it must be a number in"),
     (lambda: Constant(-1), ValueError, "c=-1"),
     (lambda: Constant("8"), TypeError, "c='8'"),
     (lambda: KLPenalty(UNIFORM, -0.1), ValueError, r"beta=-0\.1"),

@@ -79,7 +79,9 @@ def advantages(b=0.0):
 
 def dyadic(problem):
     """Returns that are sums without rounding, so that equal ones are equal to the code as well."""
-    return problem._replace(mdp=problem.mdp.replace(gamma={0.7: 0.25, 0.9: 0.75}.get(problem.mdp.gamma, problem.mdp.gamma)))
+    return problem._replace(
+        mdp=problem.mdp.replace(gamma={0.7: 0.25, 0.9: 0.75}.get(problem.mdp.gamma, problem.mdp.gamma))
+    )
 
 
 @settings(max_examples=150)
@@ -116,7 +118,9 @@ def test_every_slot_with_every_other(normaliser):
         assert_route("histogram", estimator, where, prompts=prompts, group_size=group_size)
 
 
-@pytest.mark.parametrize("penalty", [*(KLPenalty(OTHER, 0.5, k) for k in ("k1", "k2", "k3", "full")), EntropyBonus(0.5)])
+@pytest.mark.parametrize(
+    "penalty", [*(KLPenalty(OTHER, 0.5, k) for k in ("k1", "k2", "k3", "full")), EntropyBonus(0.5)]
+)
 def test_penalties_in_the_reward_change_the_return(penalty):
     problem = REFEREE.replace(horizon=2), POLICY, THETA
     for advantage in (TotalReturn(0.25), LeaveOneOut(), GroupStandardised(1, 0.5)):
@@ -180,7 +184,9 @@ def test_refusals():
         moments_by_histogram(algorithms.grpo(), REFEREE, TabularSoftmax(3, 2), THETA[:6], group_size=2)
     with pytest.raises(TooLargeError, match="above limit=10"):
         moments_by_histogram(algorithms.grpo(), REFEREE, POLICY, THETA, group_size=4, limit=10)
-    with pytest.raises(ValueError, match=r"rewards and baselines of size 1e\+130 have second moments that leave float64"):
+    with pytest.raises(
+        ValueError, match=r"rewards and baselines of size 1e\+130 have second moments that leave float64"
+    ):
         moments_by_histogram(
             Estimator(TotalReturn()), REFEREE.replace(reward=np.full((3, 3, 2), 1e130)), POLICY, THETA
         )  # fmt: skip
@@ -269,7 +275,9 @@ def test_a_large_offset_does_not_merge_returns(offset):
 
 
 @pytest.mark.xfail(
-    reason="known defect: classes whose probability underflows are divided by it", strict=True, raises=FloatingPointError
+    reason="known defect: classes whose probability underflows are divided by it",
+    strict=True,
+    raises=FloatingPointError,
 )
 def test_classes_of_probability_zero():
     theta = np.tile([350.0, 0.0, -1.0], 3)
@@ -382,7 +390,9 @@ def test_grpo_with_a_verifier_is_a_binomial_sum(group_size, ddof):
     mdp = examples.bandit(means=[1.0, 0.0, 1.0])
     pi = policy.probabilities(theta)[0]
     p = pi[0] + pi[2]
-    sums = [math.comb(N, k) * p**k * (1 - p) ** (N - k) * math.sqrt(k * (N - k) * (N - ddof) / N**3) for k in range(N + 1)]
+    sums = [
+        math.comb(N, k) * p**k * (1 - p) ** (N - k) * math.sqrt(k * (N - k) * (N - ddof) / N**3) for k in range(N + 1)
+    ]
     factor = math.fsum(sums) / (p * (1 - p))
     for eps in (0.0, 0.5):
         estimator = Estimator(GroupStandardised(ddof, eps))

@@ -32,7 +32,7 @@ def masked(text):
 
 
 def test_there_are_blocks_to_test():
-    assert len(blocks("sh")) == 2
+    assert len(blocks("sh")) == 3
     assert [block.split("\n")[0] for block in blocks("text")] == [
         f"$ python -m reinforce_np {name}" for name in PRINTED
     ]

@@ -386,7 +386,10 @@ def test_without_a_horizon_and_without_a_cycle_by_enumeration():
     policy, theta = TabularSoftmax(14, 3), np.sin(np.arange(42.0))
     for ratio in RATIOS[:8]:
         assert_route(
-            "recursion", Estimator(RewardToGo(0.25), ratio=ratio), (mdp, policy, theta), behaviour=np.cos(np.arange(42.0))
+            "recursion",
+            Estimator(RewardToGo(0.25), ratio=ratio),
+            (mdp, policy, theta),
+            behaviour=np.cos(np.arange(42.0)),
         )
 
 

@@ -169,10 +169,19 @@ class Estimator:
     def batch_weights(self, batch):
         """Return w[n, t] of what `batch` returned, shape (N, T)."""
         discount = batch.gamma ** np.arange(batch.trajectories.n_steps) if self.discounted_score else 1.0
-        credit = self.ratio.weigh(batch, self.advantage)
-        w = credit if self.advantage.from_start else discount * credit
-        w = w + discount * sum(penalty.loss_weights(batch) for penalty in self.penalty)
-        return np.where(batch.mask, w, 0.0) * self.normaliser.scale(batch)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
+            credit = self.ratio.weigh(batch, self.advantage)
+            w = credit if self.advantage.from_start else discount * credit
+            w = w + discount * sum(penalty.loss_weights(batch) for penalty in self.penalty)
+            w = np.where(batch.mask, w, 0.0) * self.normaliser.scale(batch)
+        wrong = ~np.isfinite(w)
+        if wrong.any():
+            index = arguments.first_index(wrong)
+            raise ValueError(
+                f"{arguments.at('weights', index)}={float(w[index])} overflows: rewards, ratios or penalties of that trajectory "
+                "are too large for float64; rescale the rewards, or truncate the ratio"
+            )
+        return w
 
     def contract(self, batch, row, n_rows):
         """Return Σ w ∇log π over the trajectories of each row, shape (n_rows, D).

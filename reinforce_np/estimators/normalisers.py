@@ -104,7 +104,9 @@ class Constant:
     c: float
 
     def __post_init__(self):
-        object.__setattr__(self, "c", arguments.number("c", self.c, low=1e-100, high=1e100, rule="a number in [1e-100, 1e100]"))
+        object.__setattr__(
+            self, "c", arguments.number("c", self.c, low=1e-100, high=1e100, rule="a number in [1e-100, 1e100]")
+        )
 
     def scale(self, batch):
         """Return 1/(N·c), shape (N, 1)."""

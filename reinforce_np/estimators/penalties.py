@@ -82,7 +82,9 @@ class KLPenalty:
 
     def __post_init__(self):
         object.__setattr__(self, "reference", arguments.real_array("reference", self.reference, minus_infinity=True))
-        object.__setattr__(self, "beta", arguments.number("beta", self.beta, low=0.0, high=1e100, rule="a number in [0, 1e100]"))
+        object.__setattr__(
+            self, "beta", arguments.number("beta", self.beta, low=0.0, high=1e100, rule="a number in [0, 1e100]")
+        )
         one_of("kind", self.kind, KINDS)
         one_of("place", self.place, PLACES)
         arguments.flag("corrected", self.corrected)
@@ -168,7 +170,9 @@ class EntropyBonus:
     sampled: bool = True
 
     def __post_init__(self):
-        object.__setattr__(self, "beta", arguments.number("beta", self.beta, low=0.0, high=1e100, rule="a number in [0, 1e100]"))
+        object.__setattr__(
+            self, "beta", arguments.number("beta", self.beta, low=0.0, high=1e100, rule="a number in [0, 1e100]")
+        )
         one_of("place", self.place, PLACES)
         arguments.flag("sampled", self.sampled)
 

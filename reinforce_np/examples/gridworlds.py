@@ -59,7 +59,7 @@ def gridworld_4x4(*, horizon=None):
 
 
 def gridworld_5x5(*, gamma=0.9, horizon=None):
-    """The 5×5 gridworld with two jumps, which never ends.
+    """The 5x5 gridworld with two jumps, which never ends.
 
     Every action in cell A = 1 pays 10 and jumps to 21; in cell B = 3 it pays
     5 and jumps to 13. A step off the grid stays and costs 1; all others
