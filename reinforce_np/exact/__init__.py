@@ -2,6 +2,7 @@
 
 from reinforce_np.exact.baselines import optimal_baseline
 from reinforce_np.exact.batches import Moments, moments_by_enumeration
+from reinforce_np.exact.decomposition import Contributions, VarianceParts, largest_contributions, variance_parts
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
 from reinforce_np.exact.histogram import moments_by_histogram
 from reinforce_np.exact.laws import moments, moments_by_recursion
@@ -10,11 +11,13 @@ from reinforce_np.exact.values import action_values, advantages, objective, occu
 from reinforce_np.exact.verdicts import Verdict, judge
 
 __all__ = [
+    "Contributions",
     "Discounted",
     "EntropyRegularised",
     "KLRegularised",
     "Moments",
     "Undiscounted",
+    "VarianceParts",
     "Verdict",
     "action_values",
     "advantages",
@@ -22,6 +25,7 @@ __all__ = [
     "gradient",
     "hessian",
     "judge",
+    "largest_contributions",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",
@@ -31,4 +35,5 @@ __all__ = [
     "occupancy",
     "optimal_baseline",
     "values",
+    "variance_parts",
 ]
