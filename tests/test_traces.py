@@ -63,10 +63,10 @@ def assert_moments(found, expected, tolerance=EXACT):
         assert np.all(np.abs(found.covariance - expected.covariance) <= tolerance * np.outer(scale, scale))
 
 
-def assert_route(route, estimator, problem, **options):
+def assert_route(route, estimator, problem, covariances=(False, True), **options):
     """The route agrees with enumeration, with and without a covariance."""
     expected = moments_by_enumeration(estimator, *problem, **options)
-    for covariance in (False, True):
+    for covariance in covariances:
         found = moments(estimator, *problem, covariance=covariance, route=route, **options)
         assert found.route == route
         assert (found.covariance is not None) == covariance
@@ -150,7 +150,7 @@ def linear_traces(draw, mdp, policy):
     )
 
 
-@settings(max_examples=150)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_every_trace_by_recursion_and_by_enumeration(data):
     options, limit = data.draw(batch_shapes())
@@ -162,20 +162,23 @@ def test_every_trace_by_recursion_and_by_enumeration(data):
     assert_route("recursion", estimator, problem, **options)
 
 
-def test_the_generator_reaches_what_matters():
-    @st.composite
-    def cases(draw):
-        problem = draw(problems(horizons=(1, 2, 3)))
-        return problem, draw(linear_traces(problem.mdp, problem.policy))
+@st.composite
+def cases(draw):
+    problem = draw(problems(horizons=(2, 3)))
+    return problem, draw(linear_traces(problem.mdp, problem.policy))
 
-    for wanted in (
-        lambda p, e: isinstance(e.advantage, NStep) and e.advantage.n == 3 and p.mdp.horizon == 3,
+
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        lambda p, e: isinstance(e.advantage, NStep) and e.advantage.n == 3,
         lambda p, e: isinstance(e.advantage, GAE) and e.advantage.bootstrap_at_truncation and e.advantage.lam == 0.7,
-        lambda p, e: isinstance(e.ratio, VTrace) and np.ndim(getattr(e.advantage, "critic", 0)) == 2,
-        lambda p, e: any(x.place == "loss" and x.all_actions is not None for x in e.penalty) and not e.discounted_score,
-        lambda p, e: isinstance(p.policy, LinearSoftmax) and p.policy.mask is not None and isinstance(e.ratio, VTrace),
-    ):
-        find(cases(), lambda case, wanted=wanted: wanted(*case))
+        lambda p, e: any(x.place == "loss" for x in e.penalty) and not e.discounted_score,
+        lambda p, e: isinstance(p.policy, LinearSoftmax) and isinstance(e.ratio, VTrace),
+    ],
+)
+def test_the_generator_reaches_what_matters(wanted):
+    find(cases(), lambda case: wanted(*case))
 
 
 ADVANTAGES = (
@@ -214,12 +217,12 @@ def test_every_slot_with_every_other(ratio):
         if isinstance(advantage, NStep) and advantage.n == 1 and credits:
             continue  # see test_what_the_estimator_refuses_the_recursion_refuses
         accepted = not credits and not (past and any(p.place == "loss" for p in penalty))
-        problem = REFEREE.replace(horizon=2 if n % 4 else 3, gamma=(0.9, 0.5, 1.0)[n % 3]), POLICY, THETA
+        problem = REFEREE.replace(horizon=2 if n % 8 else 3, gamma=(0.9, 0.5, 1.0)[n % 3]), POLICY, THETA
         if np.ndim(getattr(advantage, "critic", getattr(advantage, "baseline", 0))) == 2:
             problem = REFEREE, POLICY, THETA
         assert has_recursion(estimator, *problem, OTHER) == accepted
         if accepted:
-            assert_route("recursion", estimator, problem, behaviour=OTHER)
+            assert_route("recursion", estimator, problem, (n % 5 > 0,), behaviour=OTHER)
 
 
 @pytest.mark.parametrize(
@@ -376,7 +379,7 @@ def test_without_a_horizon_the_limit_of_long_ones(problem):
     ):
         options = {"behaviour": mu, "covariance": True, "prompts": 3, "group_size": 4}
         endless = moments(estimator, mdp, policy, theta, **options)
-        long = moments(estimator, mdp.replace(horizon=350), policy, theta, **options)
+        long = moments(estimator, mdp.replace(horizon=350 if mdp.gamma > 0.5 else 60), policy, theta, **options)
         assert endless.route == "recursion"
         assert_moments(endless, long)
 
@@ -408,13 +411,13 @@ def test_ratios_without_a_horizon_up_to_where_their_variance_explodes(ratio, mon
     estimator, policy, theta = Estimator(RewardToGo(), ratio=ratio), TabularSoftmax(1, 2), np.zeros(2)
     mu = np.array([[0.6, 0.4]])  # E[ρ²] 0.9 = 0.9375
     endless = moments(estimator, mdp, policy, theta, behaviour=mu, covariance=True)
-    long = moments(estimator, mdp.replace(horizon=2000), policy, theta, behaviour=mu, covariance=True)
+    long = moments(estimator, mdp.replace(horizon=800), policy, theta, behaviour=mu, covariance=True)
     assert_moments(endless, long, 10 * EXACT)
     assert_exact(endless.mean, exact.gradient(mdp, policy, theta), scale=np.sqrt(endless.second_moment).max())
-    monkeypatch.setattr(recursion, "MOST_STEPS", 2**13)
+    monkeypatch.setattr(recursion, "MOST_STEPS", 2**12)
     with (
         np.errstate(over="ignore", invalid="ignore"),
-        pytest.raises(ValueError, match="horizon=None: the (second moment of the return is infinite|moments have not settled)"),
+        pytest.raises(ValueError, match=r"horizon=None: the (second moment of the return is infinite|moments have not settled)"),
     ):  # fmt: skip
         moments(estimator, mdp, policy, theta, behaviour=np.array([[0.8, 0.2]]))
 

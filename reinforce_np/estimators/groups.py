@@ -16,7 +16,9 @@ from reinforce_np.estimators.advantages import RewardToGo, TotalReturn, spread
 from reinforce_np.estimators.batch import total
 from reinforce_np.estimators.returns import returns, rewards_to_go
 
-SAME = 1e-11  # returns closer than this, relative to the largest, are the same number computed in another order
+SAME = (
+    4 * np.finfo(np.float64).eps
+)  # per addition: returns closer than this, relative to the largest, are the same number
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,12 +195,12 @@ class BatchStandardised:
         """Return (A − mean)/(std + ε), shape (N, T)."""
         if not self.per_token:
             R = returns(batch.rewards, batch.gamma) - self.of.baseline
-            return spread(self._standardised(R, batch.batch, np.ones(len(R))), batch)
+            return spread(self._standardised(R, batch.batch, np.ones(len(R)), batch), batch)
         A, live = self.of.credit(batch), batch.mask.ravel().astype(float)
-        return self._standardised(A.ravel(), np.repeat(batch.batch, A.shape[1]), live).reshape(A.shape)
+        return self._standardised(A.ravel(), np.repeat(batch.batch, A.shape[1]), live, batch).reshape(A.shape)
 
-    def _standardised(self, x, index, weight):
-        difference = _minus_mean(x, index, weight)
+    def _standardised(self, x, index, weight, batch):
+        difference = _minus_mean(x, index, weight, batch.trajectories.n_steps)
         return _over_deviation(difference, index, weight, self.ddof, self.eps)
 
 
@@ -216,13 +218,14 @@ def _group_sizes(batch, name):
 
 def _minus_group_mean(batch):
     """Return R_n − mean of its group, shape (N,)."""
-    return _minus_mean(returns(batch.rewards, batch.gamma), batch.group, np.ones(len(batch.group)))
+    R = returns(batch.rewards, batch.gamma)
+    return _minus_mean(R, batch.group, np.ones(len(batch.group)), batch.trajectories.n_steps)
 
 
-def _minus_mean(x, index, weight):
+def _minus_mean(x, index, weight, n_steps):
     """Return x minus its mean over the entries of weight one with the same index, zero where they are all equal.
 
-    Equal means equal up to rounding: the same rewards added in another order
+    Equal means equal up to the rounding of `n_steps` − 1 additions: the same rewards added in another order
     differ in the last digit, the mean of equal numbers is not always that
     number, and neither must be blown up by a standard deviation that is rounding too.
     """
@@ -231,7 +234,7 @@ def _minus_mean(x, index, weight):
     np.minimum.at(low, index[weight > 0], x[weight > 0])
     np.maximum.at(high, index[weight > 0], x[weight > 0])
     mean = total(weight * x, index) / np.maximum(total(weight, index), 1.0)
-    same = high - low <= SAME * np.maximum(np.abs(low), np.abs(high))
+    same = high - low <= SAME * max(n_steps - 1, 0) * np.maximum(np.abs(low), np.abs(high))
     return np.where((same | (low > high))[index], 0.0, weight * (x - mean))
 
 

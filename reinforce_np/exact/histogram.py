@@ -197,7 +197,6 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False):
     prompt, ret, f = s, np.zeros(len(s)), mdp.initial[s]
     F, Q = np.zeros((len(s), D)), np.zeros((len(s), D, D) if covariance else (len(s), D))
     ended = []
-    scale = max(np.abs(rewards).max() * mdp.horizon, np.finfo(float).tiny)
     for t in range(mdp.horizon):
         node, a, k = np.nonzero((pi[s][:, :, None] * mdp.probability[s]) > 0)
         _check_nodes(len(node), D, covariance)
@@ -214,22 +213,23 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False):
         ended.append(
             (prompt[node][over], value[over], np.full(over.sum(), t + 1), f_next[over], F_next[over], Q_next[over])
         )
-        keys = np.stack([prompt[node][~over], into[~over], np.round(value[~over] / (SAME * scale))], axis=1)
+        keys = np.stack([prompt[node][~over], into[~over], _same(value[~over], mdp.horizon)], axis=1)
         _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         index = index.ravel()
         prompt, s, ret = prompt[node][~over][first], into[~over][first], value[~over][first]
         f, F, Q = (_added(x[~over], index, len(first)) for x in (f_next, F_next, Q_next))
     if not ended:  # no steps at all
         ended = [(s, ret, np.zeros(len(s), dtype=int), f, F, Q)]
-    return _collected(estimator, [np.concatenate(part) for part in zip(*ended, strict=True)], scale, square)
+    return _collected(estimator, [np.concatenate(part) for part in zip(*ended, strict=True)], mdp.horizon, square)
 
 
-def _collected(estimator, ended, scale, square):
+def _collected(estimator, ended, horizon, square):
     """Join what ended with the same first state, return and (where it matters) length."""
-    prompt, value, length, f, F, Q = ended
+    possible = ended[3] > 0  # what underflowed cannot be divided by
+    prompt, value, length, f, F, Q = (part[possible] for part in ended)
     own = np.maximum(length, 1) ** float(_own_lengths(estimator))
     matters = _lengths_matter(estimator)
-    keys = np.stack([prompt, np.round(value / (SAME * scale)), length if matters else np.ones_like(length)], axis=1)
+    keys = np.stack([prompt, _same(value, horizon), length if matters else np.ones_like(length)], axis=1)
     _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     index, n = index.ravel(), len(first)
     f = _added(f, index, n)
@@ -295,6 +295,16 @@ def _paid_at_the_end(mdp):
     """Whether only the last step of an episode pays."""
     last = mdp.terminated | (mdp.horizon == 1)
     return not np.any((mdp.probability > 0) & ~last & (mdp.reward != 0))
+
+
+def _same(value, horizon):
+    """Return a label for each return: neighbours no further apart than rounding share one."""
+    order = np.argsort(value, kind="stable")
+    ascending = value[order]
+    gap = SAME * max(horizon - 1, 0) * np.abs(ascending).max(initial=0.0)
+    labels = np.empty(len(value), dtype=np.intp)
+    labels[order] = np.cumsum(np.diff(ascending, prepend=ascending[:1]) > gap)
+    return labels
 
 
 def _added(x, index, n):

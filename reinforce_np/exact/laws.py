@@ -247,26 +247,25 @@ def _trace(trace, psi, covariance):
 
 
 def _return(tables, psi, rows, initial, covariance, group_size=1):
-    """Return E[X] and E[XXᵀ] of X = F (R − b) for one trajectory."""
-    first, second = _two_measures(tables, psi * tables.factor[:, :, None], initial, covariance)
-    advantage = tables.estimator.advantage
+    """Return E[X] and E[XXᵀ] of X = F (R − b) for one trajectory.
+
+    Returns are freed of b before they are squared, or of the median b where components differ.
+    """
+    advantage, b = tables.estimator.advantage, np.zeros(psi.shape[-1])
     if isinstance(advantage, PerComponent):
-        b = advantage.of.baseline + advantage.baseline[rows] - tables.centre
+        middle = float(np.median(advantage.baseline))
+        centre, b = advantage.of.baseline + middle, advantage.baseline[rows] - middle
     else:
-        b = np.full(psi.shape[-1], advantage.baseline - tables.centre)
+        centre = advantage.baseline
+    options = {"initial": initial, "centre": centre, "covariance": covariance}
+    psi = psi * tables.factor[:, :, None]
+    first = second = return_moments(tables.mdp, tables.measure(1), tables.rewards, psi, **options)
+    if tables.whole_trajectory:
+        second = return_moments(tables.mdp, tables.measure(2), tables.rewards, psi, **options)
     mean = first.z[1] - b * first.z[0]
     if covariance:
         return mean, second.m[2] - (b[:, None] + b) * second.m[1] + b[:, None] * b * second.m[0]
     return mean, second.m[2] - 2 * b * second.m[1] + b**2 * second.m[0]
-
-
-def _two_measures(tables, psi, initial, covariance):
-    """Return the moments under the measures of ρ and, for second moments with a whole-trajectory ratio, ρ²."""
-    options = {"initial": initial, "centre": tables.centre, "covariance": covariance}
-    first = return_moments(tables.mdp, tables.measure(1), tables.rewards, psi, **options)
-    if not tables.whole_trajectory:
-        return first, first
-    return first, return_moments(tables.mdp, tables.measure(2), tables.rewards, psi, **options)
 
 
 def _group(tables, psi, rows, initial, covariance, group_size):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reinforce_np import graph
 from reinforce_np.exact import bellman
 
 MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
@@ -64,9 +65,10 @@ def sweep(trace, psi, *, power=1, covariance=False):
     H = np.zeros_like(psi)
     K = np.zeros(psi.shape[::2])
     visits = None if mdp.horizon is None else _squared_visits(trace, W)
+    reached, largest_score = graph.reachable(mdp, W > 0), np.abs(psi).max(initial=0.0)
     for t in _steps_back(mdp):
         state, parts = _step(state, trace, t, W, mean_measure, psi, h)
-        settled = mdp.horizon is None and MOST_STEPS - t > mdp.n_states and state.settled()
+        settled = mdp.horizon is None and MOST_STEPS - t > mdp.n_states and state.settled(reached, largest_score)
         if visits is not None or settled:
             o = visits[t] if visits is not None else _all_squared_visits(trace, W)
             H += o[:, None, None] * (0.5 * parts.w2[:, :, None] * psi + np.moveaxis(parts.y, 0, 1))
@@ -106,26 +108,25 @@ class _Moments:
             np.zeros((S, m)), np.ones(S), np.zeros((S, m)), np.zeros((S, m, m)), np.zeros((S, E)), np.zeros((m, S, E))
         )
 
-    def settled(self):
-        """Whether the last step changed no moment of any state by more than rounding."""
+    def settled(self, reached, largest_score):
+        """Whether the last step changed no moment of any state that is `reached` by more than rounding."""
         v, uu, x, ux = self.before
-        if not np.isfinite(self.uu).all():
+        if not np.isfinite(self.uu[reached]).all():
             raise ValueError(
                 "horizon=None: the second moment of the return is infinite; use a horizon or a smaller gamma"
             )
         deviation = np.sqrt(np.einsum("sii->si", self.uu))
-        size = np.abs(self.x).max(axis=1, initial=0.0)
+        credit = np.abs(self.v) + deviation
+        size = np.abs(self.x).max(axis=1, initial=0.0) + largest_score * credit[:, -1]
+        joint = np.abs(self.ux).max(axis=2, initial=0.0) + deviation.T * size
         pairs = [
             (uu, self.uu, deviation[:, :, None] * deviation[:, None, :]),
-            (v, self.v, np.abs(self.v) + deviation),
+            (v, self.v, credit),
             (x, self.x, size[:, None]),
-            (
-                ux,
-                self.ux,
-                np.abs(self.ux).max(axis=2, initial=0.0)[:, :, None] + deviation.T[:, :, None] * size[:, None],
-            ),
         ]
-        return all(np.all(np.abs(old - new) <= SETTLED * scale) for old, new, scale in pairs)
+        changed = [np.abs(old - new)[reached] > SETTLED * (scale + 0 * new)[reached] for old, new, scale in pairs]
+        changed.append((np.abs(ux - self.ux) > SETTLED * joint[:, :, None])[:, reached])
+        return not any(np.any(part) for part in changed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,10 +196,10 @@ def _all_squared_visits(trace, W):
     arrive, o = bellman.arrivals(trace.mdp), trace.mdp.initial
     step = W * np.asarray(trace.at(0).eta) ** 2 * ~trace.mdp.terminated
     total = np.zeros_like(o)
-    for _ in range(MOST_STEPS):
+    for t in range(MOST_STEPS):
         total = total + o
         o = arrive(o[:, None, None] * step)
-        if o.max() <= SETTLED * total.max():
+        if t > len(o) and np.all(o <= SETTLED * total):
             return total
     raise ValueError(
         f"horizon=None: the visits have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma"

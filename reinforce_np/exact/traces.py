@@ -136,11 +136,6 @@ class LinearTrace:
             V = np.einsum("sak,sak->s", W, self.rewards + self.mdp.gamma * live * V[self.mdp.next_state])
         return V
 
-    @property
-    def centre(self):
-        """J: what is subtracted from returns so that digits survive."""
-        return float(self.mdp.initial @ self.mean_returns)
-
     def scale(self):
         """Return what the normaliser divides a sum over steps by, the number of trajectories apart."""
         normaliser = self.estimator.normaliser
