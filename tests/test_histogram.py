@@ -255,7 +255,6 @@ def test_equal_returns_added_in_another_order_are_equal():
     assert found.n_batches == expected.n_batches == 55  # ten different sums
 
 
-@pytest.mark.xfail(reason="known defect: enumeration standardises rounding noise of equal returns", strict=True)
 def test_equal_returns_by_enumeration():
     mdp = FiniteMDP(
         np.ones((1, 2, 1)), np.zeros((1, 2, 1), int), np.zeros((1, 2, 1)), np.zeros((1, 2, 1), bool), initial=[1.0], gamma=1.0, horizon=3
@@ -264,7 +263,6 @@ def test_equal_returns_by_enumeration():
     assert_route("histogram", estimator, (mdp, TabularSoftmax(1, 2), np.array([0.3, 0.9])), group_size=2)
 
 
-@pytest.mark.xfail(reason="known defect: returns are one class when they differ by 1e-11 of the largest", strict=True)
 @pytest.mark.parametrize("offset", [2.0**40, 2.0**50])
 def test_a_large_offset_does_not_merge_returns(offset):
     policy, theta = TabularSoftmax(1, 3), np.array([0.0, 0.5, 1.0])
@@ -275,11 +273,6 @@ def test_a_large_offset_does_not_merge_returns(offset):
     assert_exact(shifted.mean, plain.mean)
 
 
-@pytest.mark.xfail(
-    reason="known defect: classes whose probability underflows are divided by it",
-    strict=True,
-    raises=FloatingPointError,
-)
 def test_classes_of_probability_zero():
     theta = np.tile([350.0, 0.0, -1.0], 3)
     for estimator in (Estimator(TotalReturn()), algorithms.grpo()):

@@ -50,7 +50,7 @@ from reinforce_np import (
 from reinforce_np.arguments import TooLargeError
 from reinforce_np.checks.means import catoni, catoni_log_probability, catoni_scale
 from reinforce_np.exact import laws, moments, moments_by_recursion, total_return
-from reinforce_np.exact.laws import directional_moments, has_recursion
+from reinforce_np.exact.laws import directional_moments
 
 RATIOS = OnPolicy(), TokenRatio(), TruncatedRatio(1.25), MaskedRatio(0.5, 1.5), TrajectoryRatio()
 
@@ -223,14 +223,11 @@ def test_refusals():
         moments(algorithms.reinforce(), REFEREE.replace(reward=np.full((3, 3, 2), 1e-121)), POLICY, THETA)
 
 
-@pytest.mark.xfail(reason="known defect: a ratio per decision on a whole return is ignored, not refused", strict=True)
 @pytest.mark.parametrize("ratio", [PerDecisionRatio(), PerDecisionRatio(past=False), VTrace()])
 @pytest.mark.parametrize("advantage", [TotalReturn(), TotalReturn(1.0)])
 def test_a_whole_return_has_no_ratio_per_decision(advantage, ratio):
-    estimator = Estimator(advantage, ratio=ratio)
     with pytest.raises(TypeError, match="corrects reward by reward"):
-        moments(estimator, REFEREE, POLICY, THETA, route="enumeration")
-    assert not has_recursion(estimator, REFEREE, POLICY, THETA)
+        Estimator(advantage, ratio=ratio)
 
 
 def test_directions_are_those_of_the_covariance():
@@ -245,9 +242,7 @@ def test_directions_are_those_of_the_covariance():
         assert_exact(found.mean, v @ whole.mean, scale=50)
         assert_exact(found.variance, np.einsum("ed,df,ef->e", v, whole.covariance, v), scale=500)
     for estimator in (algorithms.rloo(), algorithms.grpo(), Estimator(PerComponent(TotalReturn(), np.zeros(9)))):
-        with pytest.raises(
-            ValueError, match="has no law of a single trajectory by recursion; use RewardToGo or TotalRet"
-        ):
+        with pytest.raises(ValueError, match="has no law of a single trajectory by recursion; use RewardToGo"):
             directional_moments(estimator, REFEREE, POLICY, THETA, v)
 
 
@@ -381,20 +376,25 @@ BIASED = {
 
 
 def assert_verdicts(mdp, theta, allowed=()):
+    """`allowed` are further verdicts for all, or for some by name."""
     for estimators, kind in (
         (UNBIASED, "unbiased"),
         (BIASED, "biased"),
         ({"": Estimator(GroupMean())}, "proportional"),
     ):
-        for estimator in estimators.values():
+        for name, estimator in estimators.items():
+            further = allowed.get(name, ()) if isinstance(allowed, dict) else allowed
             group = isinstance(estimator.advantage, LeaveOneOut | GroupMean) or estimator is BIASED["grpo"]
             verdict = judge(estimator, mdp, POLICY, theta, group_size=2 if group else 1)
-            assert verdict.kind == kind or verdict.kind in allowed, (verdict.kind, kind, estimator)
+            assert verdict.kind == kind or verdict.kind in further, (verdict.kind, kind, estimator)
 
 
 @pytest.mark.parametrize("scale", [1e-119, 1e-100, 1e-8, 1e8, 1e100, 1e119])
 def test_verdicts_do_not_depend_on_the_unit_of_reward(scale):
-    assert_verdicts(REFEREE.replace(reward=scale * REFEREE.reward), THETA)
+    """A baseline per component of size one may hide gradients that are smaller than its rounding; then it says so."""
+    assert_verdicts(
+        REFEREE.replace(reward=scale * REFEREE.reward), THETA, {"per component": "undefined"} if scale < 1e-9 else {}
+    )
 
 
 @pytest.mark.parametrize("offset", [1e4, 1e8, 1e10])
@@ -430,7 +430,6 @@ def test_far_apart_scales_in_one_model(means, gap):
     assert judge(Estimator(TotalReturn()), mdp, policy, theta).kind == "unbiased"
 
 
-@pytest.mark.xfail(reason="known defect: whole returns are freed of J, and the baseline put back cancels", strict=True)
 @pytest.mark.parametrize("means", [(1.0, 1e4), (1.0, 1e8), (1e-60, 1e60, 0.0)])
 def test_the_variance_of_a_rare_small_return(means):
     problem = examples.bandit(means=means), TabularSoftmax(1, len(means)), 30.0 * np.arange(len(means))
@@ -458,9 +457,6 @@ def test_near_deterministic_policies_keep_their_digits(logit):
     assert_verdicts(REFEREE, theta)
 
 
-@pytest.mark.xfail(
-    reason="known defect: both below the rounding of the estimate, so a bias of 10 % is called unbiased", strict=True
-)
 @pytest.mark.parametrize("logit", [100.0, 300.0])
 def test_a_verdict_below_rounding_is_not_unbiased(logit):
     theta = np.tile([logit, 0.0, -1.0], 3)

@@ -314,6 +314,7 @@ def test_the_covariance_does_not_cancel_next_to_a_large_mean():
 
 # Verdicts on every kind
 
+
 # Defects of the package that are known, by name
 def fake(mean, second=None, n_steps=3, scale=0.0):
     mean = np.array(mean, dtype=float)

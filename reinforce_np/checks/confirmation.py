@@ -19,7 +19,7 @@ from reinforce_np.exact.batches import table_of
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.laws import DirectionalMoments, directional_moments
 from reinforce_np.exact.objectives import Undiscounted
-from reinforce_np.exact.values import action_values, occupancy
+from reinforce_np.exact.values import largest_return, occupancy
 from reinforce_np.sampling import sample_blocks
 
 ALPHA = 1e-6
@@ -326,11 +326,8 @@ def _rounding(mdp, policy, theta, estimator):
     Every step adds a score times a return minus a baseline, of which the
     return may be as large as the sum of all |r| to come.
     """
-    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
     steps = float(occupancy(mdp, policy, theta, objective=Undiscounted()).sum())
-    largest = float(np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0)) + float(
-        np.max(np.abs(table_of(estimator)))
-    )
+    largest = largest_return(mdp, policy, theta) + float(np.max(np.abs(table_of(estimator))))
     return ROUNDING * max(steps, 1.0) * steps * largest
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from reinforce_np import arguments, enumeration, graph
 from reinforce_np.estimators import BatchStandardised, Constant, GroupStandardised, PerComponent
-from reinforce_np.exact.values import action_values, occupancy
+from reinforce_np.exact.values import largest_return, occupancy
 from reinforce_np.policies import softmax
 from reinforce_np.trajectories import Trajectories
 
@@ -208,11 +208,12 @@ def estimate_scale(estimator, mdp, policy, theta):
     -------
     array (D,)
     """
-    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
     d, pi = occupancy(mdp, policy, theta), policy.probabilities(theta)
     visits = (d if mdp.horizon is None else d.sum(axis=0))[:, None] * pi
     scores = visits * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(visits)  # E Σ|ψ|, on the logits
-    size = np.abs(action_values(magnitudes, policy, theta)).max(initial=0.0) + np.max(np.abs(table_of(estimator)))
+    size = largest_return(mdp, policy, theta) + np.max(np.abs(table_of(estimator)))
+    if isinstance(estimator.advantage, PerComponent):
+        size += np.max(np.abs(estimator.advantage.baseline))
     if isinstance(estimator.advantage, GroupStandardised | BatchStandardised):
         size = 1.0  # a standardised advantage has no unit
     constant = estimator.normaliser.c if isinstance(estimator.normaliser, Constant) else 1.0

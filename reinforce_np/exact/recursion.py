@@ -13,6 +13,7 @@ from reinforce_np import graph
 from reinforce_np.exact import bellman
 
 MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
+NOTHING = 1e-6  # deviation relative to the mean whose square, times SETTLED, is far below rounding
 SETTLED = 2e-15  # relative change of a moment that counts as rounding
 
 
@@ -115,7 +116,8 @@ class _Moments:
             raise ValueError(
                 "horizon=None: the second moment of the return is infinite; use a horizon or a smaller gamma"
             )
-        deviation = np.sqrt(np.einsum("sii->si", self.uu))
+        # returns that do not vary at all have a deviation that shrinks for ever: below NOTHING of their size it is none
+        deviation = np.sqrt(np.einsum("sii->si", self.uu)) + NOTHING * np.abs(self.v)
         credit = np.abs(self.v) + deviation
         size = np.abs(self.x).max(axis=1, initial=0.0) + largest_score * credit[:, -1]
         joint = np.abs(self.ux).max(axis=2, initial=0.0) + deviation.T * size

@@ -129,6 +129,27 @@ def action_values(mdp, policy, theta, *, objective=Discounted()):
     return np.moveaxis(Q, (0, 1, 2), (-3, -2, -1))
 
 
+def largest_return(mdp, policy, theta):
+    """Return the largest E[Σ γᵘ |r_u|] from any time, state and action that the values cover: what rounding is relative to.
+
+    Parameters
+    ----------
+    mdp, policy, theta
+        As in `objective`; real parameters.
+
+    Returns
+    -------
+    float
+    """
+    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    pi, r, gamma = induced(magnitudes, policy, theta, Discounted())
+    if mdp.horizon is None:
+        return float(
+            bellman.fixed_values(magnitudes, pi, r, gamma)[0].max()
+        )  # of states that the start cannot reach, too
+    return max((float(Q.max()) for _, Q, _ in bellman.backward(magnitudes, pi, r, gamma)), default=0.0)
+
+
 def advantages(mdp, policy, theta, *, objective=Discounted()):
     """A(s,a) = Q(s,a) − V(s), shape (..., T, S, A), or (..., S, A) without a horizon.
 
