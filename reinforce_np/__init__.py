@@ -18,11 +18,12 @@ Data flows down this list, imports never up:
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
     sweeps                        tables of exact bias and variance
+    training                      optimisers, critics, the loop, checkpoints
     plots                         draw them, with matplotlib
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import exact, examples, plots, sweeps
+from reinforce_np import exact, examples, plots, sweeps, training
 from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
@@ -45,6 +46,7 @@ from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.sampling import sample, sample_blocks
+from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
 
 __all__ = [  # noqa: PLE0604 - names from two lists
@@ -74,6 +76,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "moments_by_enumeration",
     "moments_by_histogram",
     "moments_by_recursion",
+    "optimisers",
     "plots",
     "random_mdp",
     "sample",
@@ -81,5 +84,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "smallest_detectable_bias",
     "sweeps",
     "taylor_test",
+    "train",
+    "training",
     "trajectories_needed",
 ]
