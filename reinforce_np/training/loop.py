@@ -8,6 +8,7 @@ Iteration i is a pure function of the state after iteration i − 1 and of child
 seed: so a run is the same bits every time, however often it was stopped and whoever drew the trajectories.
 """
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -345,7 +346,9 @@ class _Run:
                 f"epochs={self.update.epochs}, minibatches={self.update.minibatches}: after the first step the batch is data of an "
                 "older policy, which ratio=OnPolicy() ignores; use algorithms.ppo, or ratio=TokenRatio() or ClippedRatio(...)"
             )
-        return lambda draw, theta: _checked(estimator.gradient(*draw, theta), theta, estimator)
+        return lambda draw, theta: _checked(
+            estimator.gradient(draw.trajectories, draw.mdp, draw.policy, theta), theta, estimator
+        )
 
     def _climb(self, state, draw, estimate, shuffle):
         """Return θ and the optimiser's state after all steps on a batch, and what is known of them."""
@@ -356,7 +359,7 @@ class _Run:
             for part in minibatches(draw.trajectories, self.update.minibatches, rng):
                 if steps and self.update.target_kl is not None and divergence(draw, theta) > self.update.target_kl:
                     return theta, optimiser, {"gradient_norm": norm, "updates": steps}
-                here = draw._replace(trajectories=part)
+                here = dataclasses.replace(draw, trajectories=part)
                 gradient = estimate(here, theta)
                 norm = norm if steps else float(np.linalg.norm(gradient))
                 theta, optimiser = self.optimiser.step(theta, clipped(gradient, self.update.clip_norm), optimiser, here)

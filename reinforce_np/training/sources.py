@@ -12,7 +12,7 @@ and sampler functions have theirs in `reinforce_np.environments`.
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -21,7 +21,8 @@ from reinforce_np.mdp import FiniteMDP
 from reinforce_np.sampling import sample
 
 
-class Draw(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Draw:
     """Trajectories, and in whose terms they are written.
 
     Parameters
@@ -59,7 +60,7 @@ class FiniteSource:
     >>> from reinforce_np import TabularSoftmax, algorithms, examples
     >>> source = FiniteSource(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2))
     >>> draw = source.draw(np.zeros(2), 4, rng=0)
-    >>> algorithms.reinforce().gradient(*draw, np.zeros(2))
+    >>> algorithms.reinforce().gradient(draw.trajectories, draw.mdp, draw.policy, np.zeros(2))
     array([-0.25,  0.25])
     """
 
