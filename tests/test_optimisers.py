@@ -142,8 +142,8 @@ def test_small_exact_steps_never_go_down(problem, rate, natural):
 
 def test_down_is_seen():
     """The negative control: steps that jump over the one peak of the short corridor."""
-    problem = examples.short_corridor(), LinearSoftmax(examples.action_features(4, 2))
-    assert np.diff(exact_path(*problem, SGD(0.2), iterations=10, theta=[0.0, 1.0]).objective).min() < -0.1
+    problem = examples.short_corridor(horizon=100), LinearSoftmax(examples.action_features(4, 2))
+    assert np.diff(exact_path(*problem, SGD(0.1), iterations=10, theta=[0.0, 1.0]).objective).min() < -0.1
 
 
 @pytest.mark.parametrize("mdp", [examples.bandit(), examples.recycling_robot()])
@@ -182,11 +182,11 @@ def test_the_rate_of_the_softmax_gradient_is_one_over_t():
     And no faster: t (J* − J) settles, so that J* − J halves when t doubles.
     """
     mdp, policy = examples.bandit(means=[1.0, 0.8, 0.1]), TabularSoftmax(1, 3)
-    found = exact_path(mdp, policy, SGD(0.4), iterations=4000)
-    t = np.arange(1, 4001)
+    found = exact_path(mdp, policy, SGD(0.4), iterations=2000)
+    t = np.arange(1, 2001)
     gap, best = 1.0 - found.objective[1:], policy.probabilities(found.theta)[1:, 0, 0]
     assert np.all(gap <= 5 / (np.minimum.accumulate(best) ** 2 * t))
-    assert abs(np.log2(gap[1999] / gap[3999]) - 1) < 0.05
+    assert abs(np.log2(gap[999] / gap[1999]) - 1) < 0.05
     natural = exact_path(mdp, policy, NaturalGradient(0.4, damping=0.0, fisher=exact_fisher), iterations=100)
     weights = np.exp(0.4 * 100 * np.array([1.0, 0.8, 0.1]))  # where the natural gradient converges linearly
     assert_exact(policy.probabilities(natural.theta[-1]), (weights / weights.sum())[None])
