@@ -14,6 +14,7 @@ Data flows down this list, imports never up:
     policies                      softmax policies with hand-written scores
     trajectories                  the record every estimator reads
     sampling, enumeration         draw N of them; list all of them
+    environments                  draw them from a black box
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
@@ -29,6 +30,7 @@ from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, 
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
 from reinforce_np.checks.routes import compare_routes
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
+from reinforce_np.environments import Draw, EnvironmentSource, ModelSource, RolloutSource, Steps, Truncated
 from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
 from reinforce_np.estimators import __all__ as _slots
 from reinforce_np.exact import (
@@ -44,7 +46,7 @@ from reinforce_np.exact import (
 )
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
-from reinforce_np.policies import LinearSoftmax, TabularSoftmax
+from reinforce_np.policies import FeatureSoftmax, LinearSoftmax, TabularSoftmax, features
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
@@ -52,14 +54,21 @@ from reinforce_np.trajectories import Trajectories, concatenate
 __all__ = [  # noqa: PLE0604 - names from two lists
     *_slots,
     "Discounted",
+    "Draw",
     "EntropyRegularised",
+    "EnvironmentSource",
+    "FeatureSoftmax",
     "FileFormatError",
     "FiniteMDP",
     "KLRegularised",
     "LinearSoftmax",
+    "ModelSource",
+    "RolloutSource",
+    "Steps",
     "TabularSoftmax",
     "TooLargeError",
     "Trajectories",
+    "Truncated",
     "Undiscounted",
     "check_gradient",
     "compare_routes",
@@ -70,6 +79,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "enumerate_trajectories",
     "exact",
     "examples",
+    "features",
     "finite_difference",
     "judge",
     "moments",
