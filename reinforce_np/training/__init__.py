@@ -4,7 +4,7 @@ from reinforce_np.training import critics, optimisers, schedules
 from reinforce_np.training.checkpoints import Checkpoint
 from reinforce_np.training.critics import LeastSquares, TemporalDifference
 from reinforce_np.training.history import History
-from reinforce_np.training.loop import Evaluation, Training, Update, train
+from reinforce_np.training.loop import Evaluation, Training, train
 from reinforce_np.training.optimisers import (
     SGD,
     Adam,
@@ -17,16 +17,14 @@ from reinforce_np.training.optimisers import (
 )
 from reinforce_np.training.paths import ascend, exact_path
 from reinforce_np.training.schedules import Exponential, InverseTime, Linear
-from reinforce_np.training.sources import Draw, FiniteSource
+from reinforce_np.training.updates import Update
 
 __all__ = [
     "SGD",
     "Adam",
     "Checkpoint",
-    "Draw",
     "Evaluation",
     "Exponential",
-    "FiniteSource",
     "History",
     "InverseTime",
     "LeastSquares",

@@ -45,8 +45,9 @@ class LeastSquares:
 
     Parameters
     ----------
-    features : array (S, F) or callable, optional
-        φ(s), or ``features(draw) -> (S, F)``; one weight per state if not given.
+    features : array (S, F), record of `features`, or callable, optional
+        φ(s); or φ of the observations of a black box; or your own ``features(draw) -> (S, F)``. One weight per
+        state of the model if not given.
     ridge : float
         >= 0; in units of visits. With 0 a state never visited has V = 0.
     memory : float
@@ -62,9 +63,8 @@ class LeastSquares:
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples
-    >>> from reinforce_np.training import FiniteSource
-    >>> critic, source = LeastSquares(), FiniteSource(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2))
+    >>> from reinforce_np import ModelSource, TabularSoftmax, examples
+    >>> critic, source = LeastSquares(), ModelSource(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2))
     >>> draw = source.draw(np.zeros(2), 4, rng=0)
     >>> critic.values(critic.fit(critic.start(draw), draw), draw)
     array([0.5])
@@ -88,7 +88,7 @@ class LeastSquares:
     def start(self, draw):
         """Return the sums over nothing."""
         if self.features is None:
-            return Sums(np.zeros(draw.mdp.n_states), np.zeros(draw.mdp.n_states))
+            return Sums(np.zeros(per_state(draw)), np.zeros(per_state(draw)))
         n = features_of(self.features, draw).shape[1]
         return Sums(np.zeros((n, n)), np.zeros(n))
 
@@ -130,8 +130,9 @@ class TemporalDifference:
         α > 0, per trajectory.
     lam : float
         λ in [0, 1].
-    features : array (S, F) or callable, optional
-        φ(s), or ``features(draw) -> (S, F)``; one weight per state if not given.
+    features : array (S, F), record of `features`, or callable, optional
+        φ(s); or φ of the observations of a black box; or your own ``features(draw) -> (S, F)``. One weight per
+        state of the model if not given.
     sweeps : int
         Steps per batch, at least one.
     bootstrap_at_truncation : bool
@@ -146,9 +147,8 @@ class TemporalDifference:
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples
-    >>> from reinforce_np.training import FiniteSource
-    >>> source = FiniteSource(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2))
+    >>> from reinforce_np import ModelSource, TabularSoftmax, examples
+    >>> source = ModelSource(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2))
     >>> critic, draw = TemporalDifference(rate=0.5), source.draw(np.zeros(2), 4, rng=0)
     >>> critic.values(critic.fit(critic.start(draw), draw), draw)
     array([0.25])
@@ -172,7 +172,7 @@ class TemporalDifference:
 
     def start(self, draw):
         """Return w = 0."""
-        n = draw.mdp.n_states if self.features is None else features_of(self.features, draw).shape[1]
+        n = per_state(draw) if self.features is None else features_of(self.features, draw).shape[1]
         return Weights(np.zeros(n))
 
     def values(self, state, draw):
@@ -183,9 +183,8 @@ class TemporalDifference:
         """Return w after a step (or several) on the draw."""
         trajectories = draw.trajectories
         rewards = np.where(trajectories.mask, trajectories.rewards, 0.0)
-        batch = Batch(
-            trajectories, draw.mdp.gamma, draw.policy, None, rewards, np.zeros(len(trajectories), dtype=np.intp)
-        )
+        labels = np.zeros(len(trajectories), dtype=np.intp)
+        batch = Batch(trajectories, draw.mdp.gamma, draw.policy, np.zeros(0), rewards, labels)  # GAE looks at no θ
         states = trajectories.states[batch.mask]
         phi = None if self.features is None else features_of(self.features, draw)
         w = state.w
@@ -198,13 +197,28 @@ class TemporalDifference:
 
 
 def features_of(features, draw):
-    """Return φ, shape (S, F), of a draw: the array given, or what the function says of it."""
-    phi = arguments.real_array("features", features(draw), ndim=2) if callable(features) else features
-    if len(phi) != draw.mdp.n_states:
+    """Return φ at every state of a draw, shape (S, F)."""
+    if callable(features):
+        seen = draw.observations if hasattr(features, "n_features") else draw
+        if seen is None:
+            raise ValueError(
+                f"features={features!r} see observations, and a finite model has none; pass an array (S, F)"
+            )
+        features = arguments.real_array("features", features(seen), ndim=2)
+    if len(features) != draw.mdp.n_states:
         raise ValueError(
-            f"features have {len(phi)} rows; they must have one for each of the {draw.mdp.n_states} states"
+            f"features have {len(features)} rows; they must have one for each of the {draw.mdp.n_states} states"
         )
-    return phi
+    return features
+
+
+def per_state(draw):
+    """Return the number of states, refusing a black box, whose states never come again."""
+    if draw.observations is not None:
+        raise ValueError(
+            "features=None: a black box never shows the same state twice; pass features of its observations"
+        )
+    return draw.mdp.n_states
 
 
 def _features(features):

@@ -13,8 +13,8 @@ WORDS = 80  # letters of a description in a message
 def fingerprint(value):
     """Return 64 hexadecimal digits that tell records, arrays, numbers and functions apart.
 
-    A function counts by its name, code and what it closes over; an object of
-    no known kind by its class and attributes.
+    A function counts by its name, code and what it closes over; a record by
+    the fields it was made with; an object of no known kind by its class and attributes.
 
     Parameters
     ----------
@@ -76,7 +76,11 @@ def _feed(update, value, depth):
     else:
         update(f"object:{_name(type(value))};".encode())
         fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else None
-        inner(vars(value) if fields is None else {field.name: getattr(value, field.name) for field in fields})
+        inner(
+            vars(value)
+            if fields is None
+            else {field.name: getattr(value, field.name) for field in fields if field.init}
+        )
 
 
 def _name(value):

@@ -1,7 +1,6 @@
 """What happened in a run: plain arrays, one entry per iteration or per exact evaluation."""
 
 import csv
-import dataclasses
 import io
 import json
 import os
@@ -146,12 +145,9 @@ class History:
             raise arguments.FileFormatError(f"{path}: {error}") from None
 
     def as_dict(self):
-        """Return the columns as lists of plain numbers, as they go into a JSON document."""
-        return {
-            field.name: np.where(np.isinf(column), None, column).tolist() if field.name == "theta" else column.tolist()
-            for field in dataclasses.fields(self)
-            for column in [getattr(self, field.name)]
-        }
+        """Return the columns as lists of plain numbers, as they go into a JSON document; None where θ is −inf."""
+        found = {name: getattr(self, name).tolist() for name in (*PER_ITERATION, *PER_EVALUATION)}
+        return {**found, "theta": [[None if np.isinf(x) else x for x in row] for row in self.theta.tolist()]}
 
     def _npz(self):
         stream = io.BytesIO()

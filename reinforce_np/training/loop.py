@@ -16,66 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reinforce_np import arguments, exact
+from reinforce_np.environments import Draw, ModelSource
 from reinforce_np.estimators import Estimator, OnPolicy
-from reinforce_np.estimators.batch import LARGEST_LOG, Batch
 from reinforce_np.sampling import seed_sequence
 from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
 from reinforce_np.training.fingerprints import fingerprint, words
 from reinforce_np.training.history import History, Recorder
 from reinforce_np.training.optimisers import clipped
-from reinforce_np.training.sources import Draw, FiniteSource, as_source
+from reinforce_np.training.updates import Update, divergence, minibatches
 
 DRAWING, SHUFFLING = 0, 1  # which child of an iteration's seed
-
-
-@dataclass(frozen=True)
-class Update:
-    """What is done with a batch.
-
-    Parameters
-    ----------
-    epochs : int
-        How often the batch is gone through. From the second step on it is
-        data of an older policy: the estimator needs a ratio, such as that of PPO.
-    minibatches : int
-        Parts that the batch is cut into, by whole groups, shuffled anew in every epoch; one step each.
-    accumulate : int
-        Batches whose estimates are averaged for one step, drawn one after
-        the other: memory for one of them is enough. An estimated Fisher information is that of the last.
-    target_kl : float, optional
-        Leave the batch as soon as KL(data's policy ‖ policy) per step, estimated on the batch, is above it (nats).
-    clip_norm : float, optional
-        Longest gradient that is passed on to the optimiser.
-
-    References
-    ----------
-    Schulman et al., "Proximal Policy Optimization Algorithms" (2017), Algorithm 1, for epochs and minibatches.
-
-    Examples
-    --------
-    >>> Update(epochs=4, minibatches=2).accumulate
-    1
-    """
-
-    epochs: int = 1
-    minibatches: int = 1
-    accumulate: int = 1
-    target_kl: float | None = None
-    clip_norm: float | None = None
-
-    def __post_init__(self):
-        for name in ("epochs", "minibatches", "accumulate"):
-            object.__setattr__(self, name, arguments.integer(name, getattr(self, name), low=1))
-        for name in ("target_kl", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None:
-                value = arguments.number(name, value, low=0.0, open_low=True, rule="a number > 0, or None")
-                object.__setattr__(self, name, value)
-        if self.accumulate > 1 and self.epochs * self.minibatches > 1:
-            raise ValueError(
-                f"accumulate={self.accumulate} keeps no batch to go through again; use epochs=1 and minibatches=1"
-            )
+START = 2**32 - 1  # which child of the run's seed a random first theta comes from
 
 
 @dataclass(frozen=True)
@@ -148,7 +100,7 @@ def train(
 
     Parameters
     ----------
-    source : (FiniteMDP, policy), FiniteSource, or anything with its `draw`
+    source : (FiniteMDP, policy), ModelSource, EnvironmentSource, RolloutSource, or anything with a `draw`
         Where trajectories come from.
     estimator : Estimator or callable
         What makes a gradient of them; or your own
@@ -161,7 +113,7 @@ def train(
     batch_size : int
         Trajectories in each.
     theta : array (D,), optional
-        Where to start; zeros if not given.
+        Where to start; if not given, what the policy says, or zeros.
     update : Update
         Epochs, minibatches, clipping.
     critic : record of `training.critics`, optional
@@ -198,22 +150,24 @@ def train(
     """
     run = _Run(as_source(source), estimator, optimiser, _size(source, batch_size), update, critic, evaluation)
     iterations = arguments.integer("iterations", iterations)
-    theta = run.check_theta(theta)
     seed = None if rng is None else seed_sequence(rng)
-    state = State(0, 0, theta, optimiser.start(theta), None)
-    recorder = Recorder(len(theta) if evaluation.keep_theta and run.finite else 0)
+    n_parameters, identity = run.n_parameters(theta), run.identity(theta)
     if checkpoint is not None and checkpoint.resume and checkpoints.exists(checkpoint.path):
-        kinds = type(state.optimiser), getattr(critic, "State", None)
-        state, history, seed = checkpoints.read(checkpoint.path, run.identity(theta), seed, len(theta), *kinds)
+        kinds = type(optimiser.start(np.zeros(n_parameters))), getattr(critic, "State", None)
+        state, history, seed = checkpoints.read(checkpoint.path, identity, seed, n_parameters, *kinds)
         recorder = Recorder(history.theta.shape[1], history)
-    elif checkpoint is not None:
-        checkpoints.refuse_existing(checkpoint.path)
-    seed = seed_sequence(None) if seed is None else seed
+    else:
+        if checkpoint is not None:
+            checkpoints.refuse_existing(checkpoint.path)
+        seed = seed_sequence(None) if seed is None else seed
+        theta = run.first_theta(theta, seed)
+        state = State(0, 0, theta, optimiser.start(theta), None)
+        recorder = Recorder(n_parameters if evaluation.keep_theta and run.finite else 0)
     first, saved = state.iteration, time.monotonic()
 
     def save():
         history = recorder.history(state.iteration, state.evaluations)
-        checkpoints.write(checkpoint.path, run.identity(theta), seed, state, history)
+        checkpoints.write(checkpoint.path, identity, seed, state, history)
 
     try:
         if state.iteration == 0 and state.evaluations == 0:
@@ -274,23 +228,31 @@ class _Run:
     @property
     def finite(self):
         """Whether the source is known exactly."""
-        return isinstance(self.source, FiniteSource)
+        return isinstance(self.source, ModelSource)
 
-    def check_theta(self, theta):
-        """Return where the run starts."""
-        policy = getattr(self.source, "policy", None)
+    def n_parameters(self, theta):
+        """Return D."""
+        policy: Any = getattr(self.source, "policy", None)
+        if hasattr(policy, "n_parameters"):
+            return policy.n_parameters
         if theta is None:
-            n = getattr(policy, "n_parameters", None)
-            if n is None:
-                raise ValueError("theta=None: this source does not say how many parameters its policy has; pass theta")
-            theta = np.zeros(n)
-        return policy.real_theta(theta) if self.finite else arguments.real_array("theta", theta, ndim=1)
+            raise ValueError("theta=None: this source does not say how many parameters its policy has; pass theta")
+        return len(theta)
+
+    def first_theta(self, theta, seed):
+        """Return where the run starts."""
+        policy: Any = getattr(self.source, "policy", None)
+        if theta is None:
+            child = np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, START))
+            start = getattr(policy, "initial_theta", None)
+            theta = np.zeros(self.n_parameters(theta)) if start is None else start(rng=child)
+        return arguments.real_array("theta", theta, ndim=1) if policy is None else policy.real_theta(theta)
 
     def identity(self, theta):
         """Return what defines the run, {name: [fingerprint, words]}."""
         source = vars(self.source) if self.finite else {"source": self.source}
         parts = {**source, "estimator": self.estimator, "optimiser": self.optimiser, "critic": self.critic,
-                 "update": self.update, "batch_size": self.batch_size, "first theta": theta,
+                 "update": self.update, "batch_size": self.batch_size, "first theta": None if theta is None else np.asarray(theta, dtype=float),
                  "evaluation": (self.evaluation.keep_theta, self.evaluation.moments)}  # fmt: skip
         return {name: [fingerprint(part), words(part)] for name, part in parts.items()}
 
@@ -395,9 +357,10 @@ class _Run:
     def _moments(self, state):
         source, estimator = self.source, self.estimator
         if self.critic is not None:
-            nothing = Draw(None, source.mdp, source.policy)
-            critic = self.critic.start(nothing) if state.critic is None else state.critic
-            estimator = self._made(self.critic.values(critic, nothing))
+            nothing: Any = None
+            model = Draw(nothing, source.mdp, source.policy)
+            critic = self.critic.start(model) if state.critic is None else state.critic
+            estimator = self._made(self.critic.values(critic, model))
         return exact.moments(
             estimator, source.mdp, source.policy, state.theta, prompts=self.batch_size // source.group_size,
             group_size=source.group_size, behaviour=source.behaviour,
@@ -405,60 +368,6 @@ class _Run:
 
 
 EXAMPLES = {"optimiser": "Adam(0.1)", "critic": "LeastSquares()"}
-
-
-def minibatches(trajectories, n, rng):
-    """Yield `n` parts of the trajectories: whole groups, shuffled, in sizes as equal as they can be.
-
-    Parameters
-    ----------
-    trajectories : Trajectories
-        What is cut.
-    n : int
-        Number of parts.
-    rng : numpy.random.Generator
-        Shuffles.
-
-    Yields
-    ------
-    Trajectories
-    """
-    if n == 1:
-        yield trajectories
-        return
-    labels, group = np.unique(trajectories.groups, return_inverse=True)
-    if len(labels) < n:
-        raise ValueError(
-            f"minibatches={n} is more than the {len(labels)} groups of the batch; use fewer, or a larger batch"
-        )
-    for part in np.array_split(rng.permutation(len(labels)), n):
-        yield trajectories.take(np.flatnonzero(np.isin(group, part)))
-
-
-def divergence(draw, theta):
-    """Return an estimate of KL(μ ‖ π_θ) per step in nats, μ the policy that drew: the mean of ρ − 1 − log ρ.
-
-    Parameters
-    ----------
-    draw : Draw
-        With the log-probabilities of μ.
-    theta : array (D,)
-        Parameters of π.
-
-    Returns
-    -------
-    float
-        Unbiased for the states and actions drawn, and never negative.
-
-    References
-    ----------
-    Schulman, "Approximating KL Divergence" (2020), the estimator k3.
-    """
-    trajectories = draw.trajectories
-    labels = np.zeros(len(trajectories), dtype=np.intp)
-    log_ratio = Batch(trajectories, draw.mdp.gamma, draw.policy, theta, trajectories.rewards, labels).log_ratio
-    log_ratio = np.clip(log_ratio[trajectories.mask], -LARGEST_LOG, LARGEST_LOG)  # zero where π = 0 would be infinite
-    return float(np.mean(np.expm1(log_ratio) - log_ratio)) if len(log_ratio) else 0.0
 
 
 def _summary(draw):
@@ -493,6 +402,15 @@ def _checked(gradient, theta, estimator):
         d = arguments.first_index(wrong)
         raise ValueError(f"estimator={words(estimator)} returned {gradient[d]} for component {d[0]}; it must be finite")
     return gradient
+
+
+def as_source(source):
+    """Return a source: the one given, or that of a pair (mdp, policy)."""
+    if isinstance(source, tuple) and len(source) == 2:
+        return ModelSource(*source)
+    if not hasattr(source, "draw") or isinstance(source, type):
+        raise TypeError(f"source={source!r} draws nothing; pass (mdp, policy), a ModelSource, or an EnvironmentSource")
+    return source
 
 
 def _size(source, batch_size):

@@ -296,8 +296,7 @@ class NaturalGradient:
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples, exact
-    >>> from reinforce_np.training import Draw
+    >>> from reinforce_np import Draw, TabularSoftmax, examples, exact
     >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
     >>> optimiser = NaturalGradient(1.0, damping=0.0, fisher=exact_fisher)
     >>> g = exact.gradient(mdp, policy, theta)

@@ -1,12 +1,12 @@
 """What the exact gradient would have done: no trajectories, the same optimiser."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from reinforce_np import arguments, exact
+from reinforce_np.environments import Draw
 from reinforce_np.training.optimisers import clipped
-from reinforce_np.training.sources import Draw
 
 TOGETHER = 64  # parameter vectors whose J is computed at once
 
@@ -94,7 +94,8 @@ def exact_path(mdp, policy, optimiser, *, iterations, theta=None, clip_norm=None
     """
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(np.zeros(policy.n_parameters) if theta is None else theta)
-    options = {"iterations": iterations, "clip_norm": clip_norm, "draw": Draw(None, mdp, policy)}
+    nothing: Any = None
+    options = {"iterations": iterations, "clip_norm": clip_norm, "draw": Draw(nothing, mdp, policy)}
     path = ascend(lambda theta: exact.gradient(mdp, policy, theta), optimiser, theta, **options)
     parts = [exact.objective(mdp, policy, path[i : i + TOGETHER]) for i in range(0, len(path), TOGETHER)]
     return Path(path, np.concatenate(parts))
