@@ -46,7 +46,7 @@ from reinforce_np.exact import (
 )
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
-from reinforce_np.policies import FeatureSoftmax, LinearSoftmax, TabularSoftmax, features
+from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
@@ -60,9 +60,11 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "FeatureSoftmax",
     "FileFormatError",
     "FiniteMDP",
+    "GaussianPolicy",
     "KLRegularised",
     "LinearSoftmax",
     "ModelSource",
+    "NeuralSoftmax",
     "RolloutSource",
     "Steps",
     "TabularSoftmax",

@@ -287,10 +287,10 @@ def action_converter(space, policy):
     fits = (
         space is None
         or (not policy.is_density and getattr(space, "n", None) == policy.n_actions and np.ndim(space.n) == 0)
-        or (policy.is_density and hasattr(space, "low") and int(np.prod(space.shape)) == policy.n_actions)
+        or (policy.is_density and hasattr(space, "low") and int(np.prod(space.shape)) == policy.n_components)
     )
     if not fits:
-        kind = f"{policy.n_actions} {'components of a continuous action' if policy.is_density else 'actions'}"
+        kind = f"{policy.n_components} continuous components" if policy.is_density else f"{policy.n_actions} actions"
         raise ValueError(f"env has action_space={space!r}, but the policy has {kind}; build the policy for it")
     if not policy.is_density:
         start = int(getattr(space, "start", 0))

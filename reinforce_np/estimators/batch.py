@@ -65,7 +65,8 @@ class Batch:
         """log π(a|s) − log μ(a|s) of the actions taken, in nats, zero after the end, shape (N, T)."""
         log_pi = self.at_steps(self.policy.log_probabilities(self.theta))
         log_mu = self.trajectories.log_probabilities
-        wrong = self.mask & ~(np.isfinite(log_mu) & (log_mu <= 1e-9))
+        largest = np.inf if getattr(self.policy, "is_density", False) else 1e-9
+        wrong = self.mask & ~(np.isfinite(log_mu) & (log_mu <= largest))
         if wrong.any():
             n, t = arguments.first_index(wrong)
             raise ValueError(

@@ -27,6 +27,39 @@ LARGEST = 2**16  # features of one observation: products over the components gro
 
 
 @dataclass(frozen=True, eq=False)
+class Scaled:
+    """φ_i(x) = x_i, the components themselves, scaled to [−1, 1], and no constant: what a network is fed.
+
+    Outside the bounds x leaves [−1, 1].
+
+    Parameters
+    ----------
+    low, high : array (d,)
+        What is scaled to −1 and to 1.
+
+    Examples
+    --------
+    >>> Scaled(low=[0.0, -2.0], high=[1.0, 2.0])(np.array([[0.5, 1.0]]))
+    array([[0. , 0.5]])
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+
+    def __post_init__(self):
+        set_bounds(self)
+
+    @property
+    def n_features(self):
+        """F = d."""
+        return len(self.low)
+
+    def __call__(self, observations):
+        """Return φ, from (..., d) to (..., d)."""
+        return 2.0 * scaled(observations, self.low, self.high) - 1.0
+
+
+@dataclass(frozen=True, eq=False)
 class Polynomial:
     """φ_i(x) = Π_j x_j^{c_ij}, the products of powers of the components, scaled to [−1, 1].
 
