@@ -32,7 +32,9 @@ class Progress:
             self.bar.set_postfix_str(f"mean return {row['mean_return']:.4g}", refresh=False)
             self.bar.update(iteration - self.bar.n)
             return
-        text = f"{iteration}/{self.total} iterations, {row['trajectories']} episodes, mean return {row['mean_return']:.4g}"
+        text = (
+            f"{iteration}/{self.total} iterations, {row['trajectories']} episodes, mean return {row['mean_return']:.4g}"
+        )
         self.stream.write("\r" + text.ljust(self.width))
         self.stream.flush()
         self.width = len(text)

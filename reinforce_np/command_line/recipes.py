@@ -1,5 +1,6 @@
 """From words to what `train` takes: algorithms, optimisers, critics, and which of them go together."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -139,7 +140,9 @@ def estimator(options, recipe):
     for name, default in DEFAULTS.items():
         given = getattr(options, name)
         if given is not None and name not in recipe.options:
-            raise ValueError(f"{OPTION_NAMES[name]} is not read by {options.algorithm}; use it with {_who(lambda r: name in r.options)}")
+            raise ValueError(
+                f"{OPTION_NAMES[name]} is not read by {options.algorithm}; use it with {_who(functools.partial(_reads, name))}"
+            )
         chosen[name] = default if given is None else given
     if options.score is not None and "discounted_score" in recipe.options:
         chosen["discounted_score"] = options.score == "discounted"
@@ -156,7 +159,9 @@ def group_size(options, recipe):
         return 1
     size = GROUP_SIZE if options.group_size is None else options.group_size
     if size < 2:
-        raise ValueError(f"--group-size {size}: {options.algorithm} needs others to compare with; pass at least 2, or use reinforce")
+        raise ValueError(
+            f"--group-size {size}: {options.algorithm} needs others to compare with; pass at least 2, or use reinforce"
+        )
     return size
 
 
@@ -168,7 +173,9 @@ def update(options, recipe):
     if options.accumulate > 1:  # nothing is kept to be gone through again
         for name in ("epochs", "minibatches"):
             if getattr(options, name) not in (None, 1):
-                raise ValueError(f"--accumulate {options.accumulate} keeps no batch to go through again; leave --{name} out")
+                raise ValueError(
+                    f"--accumulate {options.accumulate} keeps no batch to go through again; leave --{name} out"
+                )
         epochs = minibatches = 1
     if epochs * minibatches > 1 and not recipe.reuses:
         name = "epochs" if epochs > 1 else "minibatches"
@@ -177,7 +184,9 @@ def update(options, recipe):
             f"policy; use {_who(lambda r: r.reuses)}"
         )
     if options.target_kl is not None and epochs * minibatches == 1:
-        raise ValueError("--target-kl stops a batch that is gone through several times; pass --epochs too, with an algorithm such as ppo")
+        raise ValueError(
+            "--target-kl stops a batch that is gone through several times; pass --epochs too, with an algorithm such as ppo"
+        )
     return Update(epochs, minibatches, options.accumulate, options.target_kl, options.clip_norm)
 
 
@@ -211,9 +220,15 @@ def schedule(options):
     kind, _, length = options.schedule.partition(":")
     if kind == "constant" and not length:
         return options.rate
-    makers: dict[str, Any] = {"inverse": InverseTime, "exponential": Exponential, "linear": lambda rate, n: Linear(rate, 0.0, n)}
+    makers: dict[str, Any] = {
+        "inverse": InverseTime,
+        "exponential": Exponential,
+        "linear": lambda rate, n: Linear(rate, 0.0, n),
+    }
     if kind not in makers or not length.isdigit() or not 0 < int(length) < 10**15:
-        raise ValueError(f"--schedule {options.schedule}: pass constant, or inverse:STEPS, exponential:STEPS or linear:STEPS")
+        raise ValueError(
+            f"--schedule {options.schedule}: pass constant, or inverse:STEPS, exponential:STEPS or linear:STEPS"
+        )
     return makers[kind](options.rate, int(length))
 
 
@@ -225,7 +240,9 @@ def critic(options, recipe, features):
     if not recipe.critic:
         if given:
             name = given[0].replace("_", "-")
-            raise ValueError(f"--{name} is not read by {options.algorithm}, which learns no V; use it with {_who(lambda r: r.critic)}")
+            raise ValueError(
+                f"--{name} is not read by {options.algorithm}, which learns no V; use it with {_who(lambda r: r.critic)}"
+            )
         return None
     if options.critic == "td":
         if options.memory is not None:
@@ -239,9 +256,11 @@ def critic(options, recipe, features):
     return LeastSquares(features, ridge, memory, options.in_sample)
 
 
+def _reads(name, recipe):
+    return name in recipe.options
+
+
 def _who(reads):
     """Return the names of the algorithms of which `reads` is true."""
     names = [name for name, recipe in ALGORITHMS.items() if reads(recipe)]
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " or " + names[-1]
-
-

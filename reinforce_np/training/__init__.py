@@ -2,6 +2,7 @@
 
 from reinforce_np.training import critics, optimisers, schedules
 from reinforce_np.training.checkpoints import Checkpoint
+from reinforce_np.training.clouds import Cloud, clouds
 from reinforce_np.training.critics import LeastSquares, TemporalDifference
 from reinforce_np.training.history import History
 from reinforce_np.training.loop import Evaluation, Training, train
@@ -23,6 +24,7 @@ __all__ = [
     "SGD",
     "Adam",
     "Checkpoint",
+    "Cloud",
     "Evaluation",
     "Exponential",
     "History",
@@ -37,6 +39,7 @@ __all__ = [
     "Update",
     "ascend",
     "clipped",
+    "clouds",
     "critics",
     "estimated_fisher",
     "exact_fisher",

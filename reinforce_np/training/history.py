@@ -202,11 +202,11 @@ class Recorder:
                 self.rows[name] = np.concatenate([found, np.zeros((64, *column.shape[1:]), dtype=column.dtype)])
 
     def write(self, index, row):
-        """Write the entries of `row` at `index` of their columns."""
-        for name, value in row.items():
+        """Write a row of an iteration, or of an evaluation, at `index`; what it leaves out is zero."""
+        for name in PER_ITERATION if "iteration" in row else (*PER_EVALUATION, "theta"):
             if index >= len(self.rows[name]):
                 self.rows[name] = np.concatenate([self.rows[name], np.zeros_like(self.rows[name])])
-            self.rows[name][index] = value
+            self.rows[name][index] = row.get(name, 0)
 
     def history(self, n_iterations, n_evaluations):
         """Return the first entries as a `History`."""
