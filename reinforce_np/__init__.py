@@ -14,6 +14,7 @@ Data flows down this list, imports never up:
     policies                      softmax policies with hand-written scores
     trajectories                  the record every estimator reads
     sampling, enumeration         draw N of them; list all of them
+    problem                       a model with policy, parameters and batch: what is judged on
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
@@ -44,6 +45,7 @@ from reinforce_np.exact import (
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import LinearSoftmax, TabularSoftmax
+from reinforce_np.problem import Problem
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
 
@@ -55,6 +57,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "FiniteMDP",
     "KLRegularised",
     "LinearSoftmax",
+    "Problem",
     "TabularSoftmax",
     "TooLargeError",
     "Trajectories",
