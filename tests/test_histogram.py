@@ -84,7 +84,7 @@ def dyadic(problem):
     )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_every_estimator_that_sees_returns(data):
     options, limit = data.draw(batch_shapes())
