@@ -20,13 +20,12 @@ from reinforce_np.exact.record import DOUBLE, Moments
 from reinforce_np.exact.values import largest_return, occupancy
 from reinforce_np.policies import softmax
 from reinforce_np.problem import Problem
-from reinforce_np.trajectories import Trajectories
+from reinforce_np.trajectories import FIELDS, of_checked
 
 LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
 LIMIT = 2**22  # evaluations: trajectories in all listed batches together
 MEMORY_LIMIT = 2**30  # bytes of the list of batches
 BYTES_PER_EVALUATION = 32  # an index of eight bytes, and the arrays it is made from
-FIELDS = tuple(field.name for field in dataclasses.fields(Trajectories))
 AT_ONCE = 2**16  # trajectories evaluated at once
 NUMBERS = 2**23  # of estimates held at once
 
@@ -188,8 +187,8 @@ def _evaluate_function(function, trajectories, members, problem, eps):
 
 def batch_of(trajectories, members, groups):
     """Return the batch with these members and groups."""
-    fields = {name: getattr(trajectories, name)[members] for name in FIELDS if name != "groups"}
-    return Trajectories(**fields, groups=groups)
+    fields = {name: getattr(trajectories, name)[members] for name in FIELDS}
+    return of_checked({**fields, "groups": groups})
 
 
 def _check_repeatable(function, trajectories, problem, members, expected):
