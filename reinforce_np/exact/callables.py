@@ -129,7 +129,7 @@ def describe(trajectories, most=4):
     Examples
     --------
     >>> from reinforce_np import TabularSoftmax, examples, sample
-    >>> describe(sample(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), 2, rng=0))
+    >>> describe(sample(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), 2, rng=1))
     'the batch of s0 a1 r1, end; s0 a0 r0, end'
     """
     return "the batch of " + "; ".join(
