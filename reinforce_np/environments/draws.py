@@ -183,7 +183,7 @@ def draw_blocks(collect, source, theta, n, block_size, *, rng, executor):
         )
         for i, first in enumerate(range(0, n, block_size))
     )
-    return as_draw(list(in_order(collect, jobs, executor)), source)
+    return as_draw(list(in_order(collect, jobs, executor)), source.policy, source.gamma, source.group_size)
 
 
 def in_order(function, jobs, executor):
@@ -202,32 +202,31 @@ def in_order(function, jobs, executor):
         yield pending.popleft().result()
 
 
-def as_draw(blocks, source):
+def as_draw(blocks, policy, gamma, group_size=1):
     """Return the Draw of a list of `Episodes`."""
     episodes = Episodes(*(np.concatenate(columns) for columns in zip(*blocks, strict=True)))
-    policy = source.policy.on(episodes.observations, episodes.actions)
+    visited = policy.on(episodes.observations, episodes.actions)
     lengths, N = episodes.lengths, len(episodes.lengths)
     first = np.cumsum(lengths + 1) - (lengths + 1)
     mask = np.arange(lengths.max()) < lengths[:, None]
     rows = np.where(mask, first[:, None] + np.arange(lengths.max()), 0)
-    discrete = policy.n_actions > 1
 
     def padded(column):
         return np.where(mask, column[rows], PADDING)
 
     trajectories = Trajectories(
         states=rows,
-        actions=padded(episodes.actions) if discrete else np.zeros_like(rows),
+        actions=np.zeros_like(rows) if policy.is_density else padded(episodes.actions),
         rewards=padded(episodes.rewards),
         lengths=lengths,
         terminated=episodes.terminated,
         truncated=episodes.truncated,
         final_states=first + lengths,
         log_probabilities=padded(episodes.log_probabilities),
-        groups=np.arange(N) // source.group_size,
+        groups=np.arange(N) // group_size,
     )
-    mdp = Steps(policy.n_states, policy.n_actions, source.gamma)
-    return Draw(trajectories, mdp, policy, episodes.observations, episodes.actions)
+    mdp = Steps(visited.n_states, visited.n_actions, gamma)
+    return Draw(trajectories, mdp, visited, episodes.observations, episodes.actions)
 
 
 def in_episodes(steps, finals):

@@ -1,11 +1,13 @@
-"""Exact quantities of a policy on a finite MDP: no sampling, no autograd."""
+"""Exact quantities of a policy on a finite MDP, or on a linear system: no sampling, no autograd."""
 
+from reinforce_np.exact import linear_quadratic
 from reinforce_np.exact.baselines import optimal_baseline
 from reinforce_np.exact.batches import moments_by_enumeration
 from reinforce_np.exact.decomposition import Contributions, VarianceParts, largest_contributions, variance_parts
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
 from reinforce_np.exact.histogram import moments_by_histogram
 from reinforce_np.exact.laws import moments, moments_by_recursion
+from reinforce_np.exact.linear_quadratic import LinearQuadratic
 from reinforce_np.exact.objectives import Discounted, EntropyRegularised, KLRegularised, Undiscounted
 from reinforce_np.exact.record import Moments
 from reinforce_np.exact.values import action_values, advantages, objective, occupancy, values
@@ -16,6 +18,7 @@ __all__ = [
     "Discounted",
     "EntropyRegularised",
     "KLRegularised",
+    "LinearQuadratic",
     "Moments",
     "Undiscounted",
     "VarianceParts",
@@ -27,6 +30,7 @@ __all__ = [
     "hessian",
     "judge",
     "largest_contributions",
+    "linear_quadratic",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",

@@ -56,7 +56,7 @@ class Scaled:
 
     def __call__(self, observations):
         """Return φ, from (..., d) to (..., d)."""
-        return 2.0 * scaled(observations, self.low, self.high) - 1.0
+        return centred(observations, self.low, self.high)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,10 +95,15 @@ class Polynomial:
     order: int
     total: int | None = None
     exponents: np.ndarray = field(init=False, repr=False)
+    factors: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self):
         set_bounds(self)
-        object.__setattr__(self, "exponents", exponents(len(self.low), self.order, self.total))
+        c = exponents(len(self.low), self.order, self.total)
+        columns = np.where(c > 0, (c - 1) * len(self.low) + np.arange(len(self.low)) + 1, 0)  # of [1, x, x², ...]
+        n_factors = max(int((c > 0).sum(axis=1).max()), 1)
+        object.__setattr__(self, "exponents", c)
+        object.__setattr__(self, "factors", np.sort(columns, axis=1)[:, ::-1][:, :n_factors].T.copy())
 
     @property
     def n_features(self):
@@ -107,13 +112,14 @@ class Polynomial:
 
     def __call__(self, observations):
         """Return φ, from (..., d) to (..., F)."""
-        x = 2.0 * scaled(observations, self.low, self.high) - 1.0
-        powers = np.ones((*x.shape, self.order + 1))
-        for n in range(1, self.order + 1):
-            powers[..., n] = powers[..., n - 1] * x
-        product = powers[..., 0, self.exponents[:, 0]]
-        for j in range(1, x.shape[-1]):
-            product = product * powers[..., j, self.exponents[:, j]]
+        x = centred(observations, self.low, self.high)
+        powers = [np.ones((*x.shape[:-1], 1)), x]
+        for _ in range(self.order - 1):
+            powers.append(powers[-1] * x)
+        table = np.concatenate(powers, axis=-1)
+        product = table[..., self.factors[0]]
+        for column in self.factors[1:]:
+            product = product * table[..., column]
         return product
 
 
@@ -372,15 +378,25 @@ class FeatureFunction:
 
 
 def scaled(observations, low, high):
-    """(o − low)/(high − low), shape (..., d)."""
+    """(o − low)/(high − low), which is 0 at `low` and 1 at `high`, shape (..., d)."""
+    return (rows_of(observations, low) - low) / (high - low)
+
+
+def centred(observations, low, high):
+    """(o − middle)/(half the width), which is −1 at `low` and 1 at `high`, shape (..., d)."""
+    return (rows_of(observations, low) - (low + high) / 2) / ((high - low) / 2)
+
+
+def rows_of(observations, low):
+    """Return observations as an array (..., d), refusing those of another length than the bounds."""
     observations = np.asarray(observations, dtype=np.float64)
     if observations.shape[-1:] != low.shape:
         raise ValueError(f"observations have shape {observations.shape}; the last axis must have length {len(low)}")
-    return (observations - low) / (high - low)
+    return observations
 
 
 def clipped(observations, low, high):
-    """The same, moved into [0, 1]."""
+    """The same as `scaled`, moved into [0, 1]."""
     return np.minimum(np.maximum(scaled(observations, low, high), 0.0), 1.0)
 
 
