@@ -98,13 +98,15 @@ def divergence(draw, theta):
     Returns
     -------
     float
-        Unbiased for the states and actions drawn, and never negative.
+        Never negative; zero for a draw without a policy.
 
     References
     ----------
     Schulman, "Approximating KL Divergence" (2020), the estimator k3.
     """
     trajectories = draw.trajectories
+    if draw.policy is None:
+        return 0.0
     labels = np.zeros(len(trajectories), dtype=np.intp)
     log_ratio = Batch(trajectories, draw.mdp.gamma, draw.policy, theta, trajectories.rewards, labels).log_ratio
     log_ratio = np.clip(log_ratio[trajectories.mask], -LARGEST_LOG, LARGEST_LOG)  # zero where π = 0 would be infinite
