@@ -136,6 +136,8 @@ def estimator(options, recipe):
     -------
     Estimator or callable
     """
+    if options.score is not None:
+        options.discounted_score = options.score == "discounted"
     chosen = {}
     for name, default in DEFAULTS.items():
         given = getattr(options, name)
@@ -144,8 +146,6 @@ def estimator(options, recipe):
                 f"{OPTION_NAMES[name]} is not read by {options.algorithm}; use it with {_who(functools.partial(_reads, name))}"
             )
         chosen[name] = default if given is None else given
-    if options.score is not None and "discounted_score" in recipe.options:
-        chosen["discounted_score"] = options.score == "discounted"
     return recipe.make(chosen)
 
 

@@ -220,7 +220,9 @@ def _wanted(text, header, identity):
 
 
 def _check_identity(found, identity):
-    """Refuse a file of another run, naming what differs."""
+    """Refuse a file of another run, naming what differs; None accepts any."""
+    if identity is None:
+        return
     for name in dict.fromkeys((*identity, *found)):
         here, there = identity.get(name), found.get(name)
         if here is None or not isinstance(there, list) or len(there) != 2 or here[0] != there[0]:
