@@ -164,7 +164,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(capsys, tmp_path):
     whole = json.loads(run(capsys, *LONG)[1])
     for how, more in ((signal.SIGKILL, []), (signal.SIGINT, ["--workers", "2"])):
         path = tmp_path / f"{how.name}.npz"
-        code, out, err = stopped(path, how, 0.1, *more)
+        code, out, err = stopped(path, how, 0.05, *more)
         if how is signal.SIGINT:
             assert (code, out) == (130, b"")
             assert b"repeat the command with --resume" in err and err.endswith(b"reinforce-np: error: interrupted\n")
