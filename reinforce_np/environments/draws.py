@@ -17,6 +17,8 @@ from reinforce_np import arguments
 from reinforce_np.sampling import IN_FLIGHT, sample, seed_sequence
 from reinforce_np.trajectories import PADDING, Trajectories
 
+UNKNOWN = {"probability", "next_state", "reward", "terminated", "initial", "horizon", "expected_reward", "continuation"}
+
 
 @dataclass(frozen=True, eq=False)
 class Draw:
@@ -78,13 +80,14 @@ class Steps:
     n_actions: int
     gamma: float
 
-    @property
-    def probability(self):
-        """Refuse: nobody knows the transition probabilities of a black box."""
-        raise TypeError(
-            f"mdp={self!r} stands for the steps of a black box, which has no exact answer; pass a FiniteMDP, or use the "
-            "trajectories alone (Estimator.gradient)"
-        )
+    def __getattr__(self, name):
+        """Refuse what only a model can say."""
+        if name in UNKNOWN:
+            raise TypeError(
+                f"mdp={self!r} stands for the steps of a black box: nobody knows its {name}, and it has no exact answer; pass a "
+                "FiniteMDP, or use the trajectories alone (Estimator.gradient)"
+            )
+        raise AttributeError(name)
 
 
 @dataclass(frozen=True, eq=False)
