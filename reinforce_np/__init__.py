@@ -15,6 +15,7 @@ Data flows down this list, imports never up:
     trajectories                  the record every estimator reads
     sampling, enumeration         draw N of them; list all of them
     environments                  draw them from a black box
+    problem                       a model with policy, parameters and batch: what is judged on
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
@@ -46,6 +47,7 @@ from reinforce_np.exact import (
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
+from reinforce_np.problem import Problem
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
 
@@ -63,6 +65,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "LinearSoftmax",
     "ModelSource",
     "NeuralSoftmax",
+    "Problem",
     "RolloutSource",
     "Steps",
     "TabularSoftmax",

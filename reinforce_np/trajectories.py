@@ -126,7 +126,23 @@ class Trajectories:
         >>> sample(mdp, TabularSoftmax(1, 2), [0.0, 0.0], 5, rng=0).take(slice(3))
         Trajectories(n=3, n_steps=1)
         """
-        return Trajectories(**{f.name: getattr(self, f.name)[index] for f in dataclasses.fields(self)})
+        if np.ndim(self.lengths[index]) != 1:
+            raise ValueError(
+                f"index={index!r} does not pick a batch; pass a slice, a mask or a sequence of whole numbers"
+            )
+        return of_checked({name: getattr(self, name)[index] for name in FIELDS})
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Trajectories))
+
+
+def of_checked(fields):
+    """Return the record of arrays that are known to fit together, parts of a record: nothing is checked again."""
+    record = object.__new__(Trajectories)
+    for name, array in fields.items():
+        array.setflags(write=False)
+        object.__setattr__(record, name, array)
+    return record
 
 
 def concatenate(batches):

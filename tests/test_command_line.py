@@ -22,7 +22,7 @@ from reinforce_np import (
     confirm,
     exact,
     examples,
-    sampling,
+    sample,
 )
 from reinforce_np.checks.differences import complex_step
 from reinforce_np.command_line import check, main
@@ -31,6 +31,7 @@ from reinforce_np.exact import bellman
 from reinforce_np.exact.enumerated import gradient_by_enumeration
 from reinforce_np.policies import softmax
 from reinforce_np.policies.base import SoftmaxPolicy
+from reinforce_np.sampling import blocks, draw
 
 WIDEST = 130
 MODEL = examples.referee()
@@ -146,7 +147,7 @@ def test_json_equals_the_library(capsys):
 def test_standard_errors_are_those_of_the_sample(capsys):
     document = as_json(capsys, "--trajectories", "20000")
     theta = np.array(document["theta"])
-    batch = sampling.sample(MODEL, POLICY, theta, 20_000, rng=0)
+    batch = sample(MODEL, POLICY, theta, 20_000, rng=0)
     estimates = algorithms.reinforce().per_trajectory(batch, MODEL, POLICY, theta)
     np.testing.assert_allclose(document["monte_carlo"]["estimate"], estimates.mean(axis=0), rtol=1e-9, atol=1e-12)
     np.testing.assert_allclose(
@@ -192,16 +193,15 @@ def patched(monkeypatch, owner, name, wrong):
             monkeypatch.setattr(module, name, replacement)
 
 
-def with_tables(**changes):
-    def wrong(original, *args, **kwargs):
-        tables = original(*args, **kwargs)
-        return dataclasses.replace(tables, **{name: change(getattr(tables, name)) for name, change in changes.items()})
+def of_model(**changes):
+    """The sampler reads another model than it was given."""
+    return lambda original, mdp, *args: original(
+        mdp.replace(**{name: new(mdp) for name, new in changes.items()}), *args
+    )
 
-    return wrong
 
-
-def uniform(cumulative):
-    return np.broadcast_to(np.arange(1, cumulative.shape[-1] + 1) / cumulative.shape[-1], cumulative.shape).copy()
+def even(probability):
+    return np.full(probability.shape, 1 / probability.shape[-1])
 
 
 def longer(original, mdp, *args):
@@ -238,15 +238,15 @@ SABOTAGES = {
     "values of one step fewer": (bellman, "backward", without_last_step),
     "values without a step's discount": (bellman, "backward", lambda f, mdp, pi, r, gamma: f(mdp, pi, r, 1.0)),
     "occupancy without discount": (bellman, "forward", lambda f, mdp, pi, gamma: f(mdp, pi, 1.0)),
-    "sampler: one step more": (sampling, "sampling_tables", with_tables(horizon=lambda T: T + 1)),
-    "sampler: one step fewer": (sampling, "sampling_tables", with_tables(horizon=lambda T: T - 1)),
-    "sampler: uniform start": (sampling, "sampling_tables", with_tables(start=uniform)),
-    "sampler: uniform actions": (sampling, "sampling_tables", with_tables(action=uniform)),
-    "sampler: uniform outcomes": (sampling, "sampling_tables", with_tables(outcome=uniform)),
-    "sampler: actions swapped": (sampling, "sampling_tables", with_tables(reward=lambda r: r[:, ::-1])),
-    "sampler: outcomes swapped": (sampling, "sampling_tables", with_tables(next_state=lambda s: s[:, :, ::-1])),
-    "sampler: never terminates": (sampling, "sampling_tables", with_tables(terminated=np.zeros_like)),
-    "sampler: reward lost on termination": (sampling, "draw_block", lambda f, tables, *a: f(dataclasses.replace(tables, reward=np.where(tables.terminated, 0.0, tables.reward)), *a)),
+    "sampler: one step more": (draw, "sampling_tables", of_model(horizon=lambda m: m.horizon + 1)),
+    "sampler: one step fewer": (draw, "sampling_tables", of_model(horizon=lambda m: m.horizon - 1)),
+    "sampler: uniform start": (draw, "sampling_tables", of_model(initial=lambda m: even(m.initial))),
+    "sampler: uniform actions": (draw, "sampling_tables", lambda f, mdp, policy, theta, _: f(mdp, policy, 0 * theta, None)),
+    "sampler: uniform outcomes": (draw, "sampling_tables", of_model(probability=lambda m: even(m.probability))),
+    "sampler: actions swapped": (draw, "sampling_tables", of_model(reward=lambda m: m.reward[:, ::-1])),
+    "sampler: outcomes swapped": (draw, "sampling_tables", of_model(next_state=lambda m: m.next_state[:, :, ::-1])),
+    "sampler: never terminates": (draw, "sampling_tables", of_model(terminated=lambda m: np.zeros_like(m.terminated))),
+    "sampler: reward lost on termination": (draw, "sampling_tables", of_model(reward=lambda m: np.where(m.terminated, 0.0, m.reward))),
 }  # fmt: skip
 
 
@@ -320,7 +320,7 @@ def test_refused_for_its_size(capsys, monkeypatch, tmp_path):
     huge.touch()
     os.truncate(huge, 2**30 + 1)  # takes no room on the disk
     assert run(capsys, "check", "--theta", huge)[:2] == (4, "")
-    monkeypatch.setattr(sampling, "MAX_CELLS_WITHOUT_HORIZON", 2**18)
+    monkeypatch.setattr(blocks, "MAX_CELLS_WITHOUT_HORIZON", 2**18)
     code, out, err = run(capsys, "check", "--mdp", lasting(tmp_path), "--trajectories", "5000")
     assert (code, out) == (4, "")
     assert "horizon" in err

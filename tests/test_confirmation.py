@@ -21,12 +21,12 @@ from reinforce_np import (
     exact,
     examples,
     sample,
-    sampling,
     smallest_detectable_bias,
     trajectories_needed,
 )
 from reinforce_np.checks import confirmation
 from reinforce_np.estimators import rewards_to_go
+from reinforce_np.sampling import draw
 
 REFEREE = examples.referee()
 POLICY = TabularSoftmax(3, 3)
@@ -162,25 +162,26 @@ def test_a_wrong_second_moment_is_caught_though_the_mean_is_right():
     assert result.log_probability[0].min() > -math.log(1e6)
 
 
-def sabotage_tables(monkeypatch, change):
-    original = sampling.sampling_tables
-    monkeypatch.setattr(
-        sampling, "sampling_tables", lambda *a, **k: dataclasses.replace(original(*a, **k), **change(original(*a, **k)))
-    )
+MU = POLICY.probabilities(THETA)
 
 
 @pytest.mark.parametrize("change", [
-    lambda t: {"action": sampling.cumulative(np.diff(t.action, prepend=0)[:, ::-1])},
-    lambda t: {"action": np.minimum(t.action * 1.1, 1.0)},
-    lambda t: {"outcome": sampling.cumulative(np.diff(t.outcome, prepend=0)[..., ::-1])},
-    lambda t: {"start": np.ones(3)},
-    lambda t: {"terminated": np.zeros_like(t.terminated)},
-    lambda t: {"next_state": t.next_state[..., ::-1]},
-    lambda t: {"reward": t.reward[..., ::-1]},
-    lambda t: {"horizon": 3},
+    {"behaviour": MU[:, ::-1]},
+    {"behaviour": MU + 0.1 * (np.eye(3)[0] - MU)},
+    {"probability": REFEREE.probability[..., ::-1]},
+    {"initial": np.eye(3)[0]},
+    {"terminated": np.zeros_like(REFEREE.terminated)},
+    {"next_state": REFEREE.next_state[..., ::-1]},
+    {"reward": REFEREE.reward[..., ::-1]},
+    {"horizon": 3},
 ], ids=["actions reversed", "first actions too often", "outcomes reversed", "start", "termination", "next state", "reward", "horizon"])  # fmt: skip
 def test_a_wrong_sampler_is_caught(monkeypatch, change):
-    sabotage_tables(monkeypatch, change)
+    """The sampler reads another model or another policy than it was given."""
+    original, behaviour = draw.sampling_tables, change.get("behaviour")
+    other = REFEREE.replace(**{name: value for name, value in change.items() if name != "behaviour"})
+    monkeypatch.setattr(
+        draw, "sampling_tables", lambda mdp, policy, theta, _: original(other, policy, theta, behaviour)
+    )
     assert not confirm(*PROBLEM, N, rng=0)
 
 

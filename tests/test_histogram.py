@@ -84,7 +84,7 @@ def dyadic(problem):
     )
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_every_estimator_that_sees_returns(data):
     options, limit = data.draw(batch_shapes())
@@ -183,7 +183,7 @@ def test_refusals():
         moments_by_histogram(algorithms.grpo(), REFEREE, POLICY, THETA, prompts=0, group_size=2)
     with pytest.raises(ValueError, match="build the policy for this model"):
         moments_by_histogram(algorithms.grpo(), REFEREE, TabularSoftmax(3, 2), THETA[:6], group_size=2)
-    with pytest.raises(TooLargeError, match="above limit=10"):
+    with pytest.raises(TooLargeError, match="above the limit of 10 "):
         moments_by_histogram(algorithms.grpo(), REFEREE, POLICY, THETA, group_size=4, limit=10)
     with pytest.raises(
         ValueError, match=r"rewards and baselines of size 1e\+130 have second moments that leave float64"

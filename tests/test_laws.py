@@ -69,7 +69,7 @@ def whole_returns(draw, mdp, policy):
     return Estimator(advantage, ratio=ratio, penalty=draw(penalties(policy, ("reward",))), normaliser=normaliser)
 
 
-@settings(max_examples=100)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_whole_returns_by_recursion_and_by_enumeration(data):
     options, limit = data.draw(batch_shapes())
@@ -79,7 +79,7 @@ def test_whole_returns_by_recursion_and_by_enumeration(data):
     assert_route("recursion", data.draw(whole_returns(problem.mdp, problem.policy)), problem, **options)
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(data=st.data())
 def test_groups_by_recursion_and_by_enumeration(data):
     options, limit = data.draw(batch_shapes(singles=False))
@@ -536,7 +536,7 @@ def test_whole_returns_in_fractions(per_component):
 
 # --- against Monte Carlo
 
-FALSE_ALARM, RUNS = 1e-9, 200_000
+FALSE_ALARM, RUNS = 1e-9, 60_000
 
 
 def rejected(x, mean, variance):

@@ -120,7 +120,7 @@ PROBLEMS = {
     "tabular, discounted": problem("tabular", 0.9, 4, 1.0, 1),
     "linear": problem("linear", 1.0, 5, 1.0, 2),
     "tabular, cold": problem("tabular", 1.0, 3, 0.7, 3),
-    "linear, warm, discounted": problem("linear", 0.9, 4, 1.6, 4),
+    "linear, warm, discounted": problem("linear", 0.9, 4, 1.6, 5),
 }
 
 

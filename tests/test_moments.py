@@ -159,7 +159,7 @@ def test_a_deterministic_policy_has_no_variance():
 
 
 @pytest.mark.parametrize(("gamma", "baseline"), [
-    (0.9, 0.0), (0.9, 1.25), *[(gamma, np.array([0.5, -1.0, 2.0])) for gamma in (0.0, 0.5, 0.9, 1.0)],
+    (0.9, 1.25), *[(gamma, np.array([0.5, -1.0, 2.0])) for gamma in (0.0, 0.5, 1.0)],
 ])  # fmt: skip
 def test_without_horizon_the_limit_of_long_ones(gamma, baseline):
     mdp = REFEREE.replace(gamma=gamma, horizon=None)

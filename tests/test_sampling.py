@@ -3,6 +3,7 @@
 import concurrent.futures
 import math
 import multiprocessing
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -15,9 +16,12 @@ from reinforce_np import (
     examples,
     sample,
     sample_blocks,
-    sampling,
 )
 from reinforce_np.mdp import FiniteMDP
+from reinforce_np.sampling import blocks, tables
+from reinforce_np.sampling import draw as drawing
+from reinforce_np.sampling.alias import LOW_BITS, alias_tables
+from reinforce_np.sampling.naive import columns_of, naive_block, pick
 from reinforce_np.trajectories import concatenate
 
 FALSE_ALARM = 1e-9  # of every statistical test here, over all its comparisons together
@@ -53,7 +57,7 @@ def draw(n=100, mdp=REFEREE, policy=POLICY, theta=THETA, **options):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of 7 trajectories, so that a hundred make fifteen."""
-    monkeypatch.setattr(sampling, "MAX_BLOCK", 7)
+    monkeypatch.setattr(drawing, "MAX_BLOCK", 7)
 
 
 # --- the same seed, the same bits
@@ -113,7 +117,7 @@ class LazyExecutor:
 def test_a_bounded_number_of_blocks_is_in_flight(small_blocks):
     executor = LazyExecutor()
     assert same(draw(rng=5), draw(rng=5, executor=executor))
-    assert executor.most == sampling.IN_FLIGHT
+    assert executor.most == drawing.IN_FLIGHT
     assert executor.in_flight == 0
 
 
@@ -141,10 +145,10 @@ def test_seed_sequences_and_their_children():
 
 
 GOLDEN = {
-    "states": [[2, 0, 0, 0], [0, 1, 2, 0], [1, 0, 2, 0], [0, 2, 0, 1]],
-    "actions": [[1, 0, 0, 0], [1, 2, 1, 0], [0, 2, 1, 2], [2, 0, 0, 2]],
-    "lengths": [1, 4, 4, 4],
-    "final_states": [2, 1, 2, 2],
+    "states": [[0, 1, 2, 0], [0, 1, 1, 0], [0, 1, 2, 1], [1, 0, 0, 0]],
+    "actions": [[0, 2, 1, 1], [0, 1, 0, 1], [0, 2, 2, 2], [0, 2, 0, 0]],
+    "lengths": [4, 4, 4, 2],
+    "final_states": [1, 0, 2, 0],
 }
 
 
@@ -157,61 +161,53 @@ def test_golden_integers_of_seed_0():
     assert batch.final_states.tolist() == GOLDEN["final_states"]
 
 
-# --- an obvious sampler, one trajectory at a time, on the same stream of uniforms
+# --- the sampler as one would write it first, on the same random numbers
 
 
-def first_above(probabilities, u):
-    """The entry u falls into, by adding probabilities up one by one."""
-    total = 0.0
-    for i, p in enumerate(probabilities):
-        total += p
-        if u < total:
-            return i
-    raise AssertionError("u is beyond the sum")
+def path_of(mdp, path):
+    return [(s, a, float(mdp.reward[s, a, k])) for s, a, k in path]
 
 
-def slow_block(mdp, mu, seed, n, block=0, group_size=1):
-    """Trajectories (state, action, reward) drawn with the documented stream: starts, then actions and outcomes of each step."""
-    bits = np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(block,)))
-
-    def uniform():
-        return (int(bits.random_raw()) >> 11) / 2**53
-
-    starts = [first_above(mdp.initial, uniform()) for _ in range(n // group_size)]
-    state = [starts[i // group_size] for i in range(n)]
-    paths, ended = [[] for _ in range(n)], [False] * n
-    for _ in range(mdp.horizon):
-        live = [i for i in range(n) if not ended[i]]
-        actions = {i: first_above(mu[state[i]], uniform()) for i in live}
-        for i in live:
-            s, a = state[i], actions[i]
-            k = first_above(mdp.probability[s, a], uniform())
-            paths[i].append((s, a, float(mdp.reward[s, a, k])))
-            state[i], ended[i] = int(mdp.next_state[s, a, k]), bool(mdp.terminated[s, a, k])
-    return paths, ended, state
+def steps(batch, n):
+    T = batch.lengths[n]
+    return list(
+        zip(batch.states[n, :T].tolist(), batch.actions[n, :T].tolist(), batch.rewards[n, :T].tolist(), strict=True)
+    )
 
 
-@pytest.mark.parametrize("group_size", [1, 5])
+@pytest.mark.parametrize("joint", [True, False])
 @pytest.mark.parametrize(
-    "mdp", [REFEREE, REFEREE.replace(horizon=1), examples.random_mdp(n_outcomes=3, n_actions=3, rng=2)]
+    ("mdp", "group_size"),
+    [
+        (REFEREE, 5),
+        (REFEREE.replace(horizon=1), 1),
+        (examples.random_mdp(n_outcomes=3, n_actions=3, horizon=9, rng=2), 1),
+    ],
 )
-def test_against_an_obvious_sampler(mdp, group_size):
+def test_against_the_naive_sampler(monkeypatch, mdp, group_size, joint):
+    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if joint else 0)
+    mdp = mdp.replace()  # nothing is remembered of a model just made
     batch = draw(200, mdp=mdp, rng=8, group_size=group_size)
-    paths, ended, final = slow_block(mdp, POLICY.probabilities(THETA), 8, 200, group_size=group_size)
-    for n, path in enumerate(paths):
-        T = batch.lengths[n]
-        assert list(zip(batch.states[n, :T], batch.actions[n, :T], batch.rewards[n, :T], strict=True)) == path
-    assert batch.terminated.tolist() == ended
+    paths, final = naive_block(mdp, POLICY.probabilities(THETA), 8, (0,), 200, group_size=group_size, joint=joint)
+    assert [steps(batch, n) for n in range(200)] == [path_of(mdp, path) for path in paths]
     assert batch.final_states.tolist() == final
+    last = [mdp.terminated[path[-1]] for path in paths]
+    assert batch.terminated.tolist() == last
+    assert batch.truncated.tolist() == np.logical_not(last).tolist()
 
 
 def test_each_block_has_its_own_stream(small_blocks):
     batch = draw(14, rng=8)
-    paths, _, _ = slow_block(REFEREE, POLICY.probabilities(THETA), 8, 7, block=1)
-    assert [[tuple(step) for step in path] for path in paths] == [
-        list(zip(batch.states[n, :T], batch.actions[n, :T], batch.rewards[n, :T], strict=True))
-        for n, T in zip(range(7, 14), batch.lengths[7:], strict=True)
-    ]
+    paths, _ = naive_block(REFEREE, POLICY.probabilities(THETA), 8, (1,), 7)
+    assert [steps(batch, n) for n in range(7, 14)] == [path_of(REFEREE, path) for path in paths]
+
+
+def test_what_is_remembered_of_a_model_depends_on_nothing_else(monkeypatch):
+    monkeypatch.setattr(tables, "JOINT_CELLS", 0)
+    mdp, again = REFEREE.replace(), REFEREE.replace()
+    draw(mdp=mdp, rng=1, theta=-THETA)
+    assert same(draw(mdp=mdp, rng=2), draw(mdp=again, rng=2))
+    assert tables.of_model(mdp) is tables.of_model(mdp)
 
 
 # --- the record
@@ -323,82 +319,99 @@ def test_outcomes_and_starts_of_probability_zero_are_never_drawn():
     assert batch.truncated.all()
 
 
+# --- the probabilities drawn, exactly
+
 TENTHS = [0.1] * 10  # their floating-point sum is 1 − 1.1e-16
+ROWS = [
+    [1.0],
+    [0.5, 0.5],
+    [0.0, 1.0],
+    TENTHS,
+    [0.0, *TENTHS, 0.0, 0.0],
+    [1 / 3, 2 / 3, 1e-320],
+    [1e-9, 1 - 1e-9],
+    [2.0**-70, 1 - 2.0**-53, 2.0**-53],
+    [0.5, 0.5 + 1e-10, 0.0],  # a sum that is not quite one
+    [2.0**-i for i in range(1, 60)] + [2.0**-59],
+    np.random.default_rng(0).dirichlet(np.full(200, 0.1)),
+]
 
 
-@pytest.mark.parametrize(
-    "probability",
-    [
-        [1.0],
-        [0.5, 0.5],
-        [0.0, 1.0],
-        [1.0, 0.0],
-        TENTHS,
-        [*TENTHS, 0.0, 0.0],
-        [0.0, *TENTHS, 0.0],
-        [1 / 3, 2 / 3, 1e-320],
-    ],
-)
-def test_cumulative_picks_only_the_possible(probability):
-    probability = np.array(probability)
-    total = sampling.cumulative(probability)
-    almost_one = 1.0 - 2.0**-53
-    for u in (0.0, 0.25, 0.5, almost_one, *total[total < 1]):
-        picked = sampling._pick(total[None], np.array([0]), np.array([u]))[0]
-        assert probability[picked] > 0
-        assert picked == int((total <= u).sum())
+@pytest.mark.parametrize("row", ROWS, ids=range(len(ROWS)))
+def test_probabilities_drawn_are_those_of_the_model_to_53_bits(row):
+    """By counting the numbers of 62 bits; zero stays zero, and only what is less likely than 2⁻⁶³ is never drawn."""
+    p = [Fraction(float(x)) for x in row]
+    drawn = alias_tables(np.array([row])).drawn(0)
+    assert sum(drawn.values()) == 1
+    for i, exact in enumerate(x / sum(p) for x in p):
+        assert abs(drawn.get(i, 0) - exact) <= Fraction(2) ** -53
+        assert (drawn.get(i, 0) > 0) == (exact > Fraction(2) ** -63)
 
 
-def test_cumulative_ends_at_exactly_one_from_the_last_possible_entry():
-    assert np.cumsum(TENTHS)[-1] < 1
-    total = sampling.cumulative(np.array([*TENTHS, 0.0, 0.0]))
-    assert total[9:].tolist() == [1.0, 1.0, 1.0]
-    np.testing.assert_allclose(total[:9], np.arange(1, 10) / 10, rtol=1e-15)
+def test_probabilities_of_many_rows_at_once():
+    """Every row of a table is the table of that row."""
+    rng = np.random.default_rng(1)
+    rows = rng.gamma(0.3, size=(50, 11)) * (rng.random((50, 11)) < 0.7) + np.eye(11)[rng.integers(11, size=50)] * 1e-3
+    rows /= rows.sum(axis=1, keepdims=True)
+    together = alias_tables(rows)
+    for r, row in enumerate(rows):
+        drawn = together.drawn(r)
+        assert drawn == alias_tables(rows[[r]]).drawn(0)
+        assert drawn.keys() == set(np.flatnonzero(row))
 
 
-def test_cumulative_of_sums_that_are_not_quite_one():
-    assert sampling.cumulative(np.array([0.5, 0.5 + 1e-10, 0.0])).tolist()[1:] == [1.0, 1.0]
-    assert sampling.cumulative(np.array([[0.25, 0.25], [0.1, 0.4]]))[:, 0].tolist() == [0.5, 0.2]
+def test_joint_probabilities_are_policy_times_model(monkeypatch):
+    mu = [[Fraction(float(x)) for x in row] for row in POLICY.probabilities(THETA)]
+    for cells in (tables.JOINT_CELLS, 0):
+        monkeypatch.setattr(tables, "JOINT_CELLS", cells)
+        walk, _ = tables.sampling_tables(REFEREE.replace(), POLICY, THETA)
+        for s, a, k in np.ndindex(REFEREE.probability.shape):
+            if cells:
+                p = walk.stages[0].alias.drawn(s)[a * REFEREE.n_outcomes + k]
+            else:
+                p = walk.stages[0].alias.drawn(s)[a] * walk.stages[1].alias.drawn(s * 3 + a)[k]
+            assert abs(p - mu[s][a] / sum(mu[s]) * Fraction(float(REFEREE.probability[s, a, k]))) <= Fraction(2) ** -52
 
 
-def test_a_uniform_on_a_boundary_belongs_to_the_next_entry():
-    rows = sampling.cumulative(np.array([[0.25, 0.25, 0.5], [0.5, 0.0, 0.5]]))
-    u = np.array([0.0, 0.25, 0.5, 0.0, 0.5])
-    assert sampling._pick(rows, np.array([0, 0, 0, 1, 1]), u).tolist() == [0, 1, 2, 0, 2]
+class Bits:
+    """A generator that gives the words and tails it was told to give."""
+
+    def __init__(self, words, tails):
+        self.outputs = [low + (high << 32) for low, high in zip(words[::2], words[1::2], strict=True)]
+        self.outputs += [tail << (64 - LOW_BITS) for tail in tails]
+
+    def random_raw(self, n=None):
+        taken, self.outputs = self.outputs[: n or 1], self.outputs[n or 1 :]
+        return np.array(taken, dtype=np.uint64) if n else taken[0]
 
 
-def test_uniforms_have_53_bits_below_one():
-    class Bits:
-        def random_raw(self, n):
-            return np.array([0, 2**11 - 1, 2**11, 2**63, 2**64 - 1], dtype=np.uint64)[:n]
-
-    assert sampling._uniform(Bits(), 5).tolist() == [0.0, 0.0, 2.0**-53, 0.5, 1 - 2.0**-53]
-
-
-@pytest.mark.parametrize(
-    ("u", "states", "actions"), [(0.0, [1, 1], [1, 1]), (0.25, [2, 2], [2, 2]), (1 - 2.0**-53, [2, 2], [2, 2])]
-)
-def test_extreme_uniforms_draw_only_the_possible(monkeypatch, u, states, actions):
-    """u = 0 skips the impossible entries before the first possible one; u on a boundary belongs to the next."""
-    monkeypatch.setattr(sampling, "_uniform", lambda bits, n: np.full(n, u))
-    mdp = REFEREE.replace(initial=[0.0, 0.25, 0.75], horizon=1)
-    batch = draw(2, mdp=mdp, rng=0, behaviour=np.tile([0.0, 0.25, 0.75], (3, 1)))
-    assert batch.states[:, 0].tolist() == states
-    assert batch.actions[:, 0].tolist() == actions
+@pytest.mark.parametrize("row", ROWS[1:], ids=range(1, len(ROWS)))
+def test_words_that_tie_are_decided_by_their_tails(row):
+    """Words at, below and above every limit, and tails at, below and above it: as the naive sampler decides."""
+    table = alias_tables(np.array([row]))
+    words = [w for high in table.high.tolist() for w in (high - 1, high, high, high, high + 1, 0) if 0 <= w < 2**32]
+    words += words[: len(words) % 2]
+    limits = dict(zip(table.high.tolist(), table.low.tolist(), strict=True))
+    tails, seen = [], {}
+    for word in (word for word in words if word in limits and column_high(table, word) == word):
+        seen[word] = seen.get(word, -1) + 1
+        tails.append((limits[word] + (0, 1, -1, 0)[seen[word] % 4]) % 2**LOW_BITS)
+    slots = table.draw(np.zeros(len(words), dtype=np.int32), Bits(words, tails))
+    tail_bits, columns = Bits([], tails), columns_of(row)
+    assert table.entry[slots].tolist() == [pick(columns, word, tail_bits) for word in words]
+    assert not tail_bits.outputs
+    assert len(tails) >= 2
 
 
-def test_rounding_of_the_start_distribution_never_leaves_the_states():
-    tables = sampling.sampling_tables(*tenth_starts())
-    assert np.searchsorted(tables.start, 1 - 2.0**-53, side="right") == 9
-    assert np.searchsorted(tables.start, 0.0, side="right") == 0
+def column_high(table, word):
+    return int(table.high[word >> (32 - table.log_columns)])
 
 
-def tenth_starts():
-    mdp = FiniteMDP(
-        np.ones((12, 1, 1)), np.zeros((12, 1, 1), int), np.zeros((12, 1, 1)), np.ones((12, 1, 1), bool),
-        initial=[*TENTHS, 0.0, 0.0], gamma=1.0, horizon=1,
-    )  # fmt: skip
-    return mdp, TabularSoftmax(12, 1), np.zeros(12)
+def test_tables_that_would_not_fit_are_refused(monkeypatch):
+    monkeypatch.setattr("reinforce_np.sampling.alias.MAX_COLUMNS", 2**5)
+    alias_tables(np.ones((4, 5)))
+    with pytest.raises(TooLargeError, match="5 rows of 8 columns are above the limit of 32"):
+        alias_tables(np.ones((5, 5)))
 
 
 # --- the law of the model
@@ -501,7 +514,7 @@ def test_without_horizon_the_first_steps_are_those_with_one():
 def test_memory_grows_without_changing_anything(monkeypatch):
     endless = REFEREE.replace(horizon=None)
     expected = draw(300, mdp=endless, rng=0)
-    monkeypatch.setattr(sampling, "FIRST_CAPACITY", 1)
+    monkeypatch.setattr(blocks, "FIRST_CAPACITY", 1)
     assert same(expected, draw(300, mdp=endless, rng=0))
 
 
@@ -510,9 +523,9 @@ LONG = 1  # a seed with an episode of 9 to 16 steps among the first eight
 
 @pytest.mark.parametrize(("cells", "refused"), [(8 * 16, False), (8 * 16 - 1, True)])
 def test_endless_episodes_are_refused_before_memory_is_taken(monkeypatch, cells, refused):
-    monkeypatch.setattr(sampling, "FIRST_CAPACITY", 8)
+    monkeypatch.setattr(blocks, "FIRST_CAPACITY", 8)
     mdp = REFEREE.replace(horizon=None)
-    monkeypatch.setattr(sampling, "MAX_CELLS_WITHOUT_HORIZON", cells)
+    monkeypatch.setattr(blocks, "MAX_CELLS_WITHOUT_HORIZON", cells)
     if refused:
         with pytest.raises(
             TooLargeError, match="horizon=None, and an episode is still alive after 8 steps: give a horizon"
@@ -542,15 +555,15 @@ def test_a_target_that_never_ends_may_be_sampled_by_a_behaviour_that_does():
 
 
 @pytest.mark.parametrize(("horizon", "group_size", "size"), [
-    (1, 1, 2**14), (0, 1, 2**14), (100, 1, 2**14), (200, 1, 2**21 // 200), (10**7, 1, 1), (10**7, 3, 3), (1, 1000, 16000), (1, 10**6, 10**6),
+    (1, 1, 2**15), (0, 1, 2**15), (100, 1, 2**15), (200, 1, 2**22 // 200), (10**7, 1, 1), (10**7, 3, 3), (1, 1000, 32000), (1, 10**6, 10**6),
 ])  # fmt: skip
 def test_block_sizes_are_whole_groups_in_bounded_memory(horizon, group_size, size):
-    assert sampling.block_size(horizon, group_size) == size
+    assert drawing.block_size(horizon, group_size) == size
 
 
 def test_block_size_without_horizon(monkeypatch):
-    monkeypatch.setattr(sampling, "BLOCK_WITHOUT_HORIZON", 100)
-    assert [sampling.block_size(None, g) for g in (1, 30, 100, 101)] == [100, 90, 100, 101]
+    monkeypatch.setattr(drawing, "BLOCK_WITHOUT_HORIZON", 100)
+    assert [drawing.block_size(None, g) for g in (1, 30, 100, 101)] == [100, 90, 100, 101]
 
 
 def test_blocks_are_drawn_one_at_a_time(small_blocks):

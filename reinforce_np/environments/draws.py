@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.sampling import IN_FLIGHT, sample, seed_sequence
+from reinforce_np.sampling import sample, seed_sequence
+from reinforce_np.sampling.draw import IN_FLIGHT
 from reinforce_np.trajectories import PADDING, Trajectories
 
 UNKNOWN = {"probability", "next_state", "reward", "terminated", "initial", "horizon", "expected_reward", "continuation"}

@@ -55,9 +55,9 @@ class Estimator:
     >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
     >>> batch = sample(mdp, policy, theta, 4, rng=0)
     >>> batch.actions[:, 0]
-    array([0, 1, 0, 1])
+    array([1, 1, 0, 0])
     >>> Estimator(RewardToGo()).weights(batch, mdp, policy, theta)[:, 0]
-    array([0.  , 0.25, 0.  , 0.25])
+    array([0.25, 0.25, 0.  , 0.  ])
     >>> Estimator(RewardToGo()).gradient(batch, mdp, policy, theta)
     array([-0.25,  0.25])
     """

@@ -2,13 +2,14 @@
 
 from reinforce_np.exact import linear_quadratic
 from reinforce_np.exact.baselines import optimal_baseline
-from reinforce_np.exact.batches import Moments, moments_by_enumeration
+from reinforce_np.exact.batches import moments_by_enumeration
 from reinforce_np.exact.decomposition import Contributions, VarianceParts, largest_contributions, variance_parts
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
 from reinforce_np.exact.histogram import moments_by_histogram
 from reinforce_np.exact.laws import moments, moments_by_recursion
 from reinforce_np.exact.linear_quadratic import LinearQuadratic
 from reinforce_np.exact.objectives import Discounted, EntropyRegularised, KLRegularised, Undiscounted
+from reinforce_np.exact.record import Moments
 from reinforce_np.exact.values import action_values, advantages, objective, occupancy, values
 from reinforce_np.exact.verdicts import Verdict, judge
 

@@ -3,115 +3,52 @@
 A batch is ``prompts`` groups of ``group_size`` trajectories; each group draws
 its first state, and its members are drawn independently from there. The order
 within a group, and of the groups, does not matter to an `Estimator`, so
-batches are listed as multisets with multinomial weights. Listed batches
-are evaluated many at once.
+its batches are listed as multisets with multinomial weights, and many are
+evaluated at once. A function may depend on the order of its batch: unless it
+is declared exchangeable, batches are listed in every order. Trajectories
+that cannot be told apart are listed once.
 """
 
-import itertools
-import math
-from dataclasses import dataclass
+import dataclasses
 
 import numpy as np
 
 from reinforce_np import arguments, enumeration, graph
-from reinforce_np.estimators import BatchStandardised, Constant, GroupStandardised, PerComponent
+from reinforce_np.estimators import BatchStandardised, Constant, Estimator, GroupStandardised, PerComponent
+from reinforce_np.exact import callables, listing
+from reinforce_np.exact.record import DOUBLE, Moments
 from reinforce_np.exact.values import largest_return, occupancy
 from reinforce_np.policies import softmax
-from reinforce_np.trajectories import Trajectories
+from reinforce_np.problem import Problem
+from reinforce_np.trajectories import FIELDS, of_checked
 
 LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
 LIMIT = 2**22  # evaluations: trajectories in all listed batches together
-AT_ONCE = 2**16  # of them held at once
+MEMORY_LIMIT = 2**30  # bytes of the list of batches
+BYTES_PER_EVALUATION = 32  # an index of eight bytes, and the arrays it is made from
+AT_ONCE = 2**16  # trajectories evaluated at once
+NUMBERS = 2**23  # of estimates held at once
 
 
-@dataclass(frozen=True, eq=False)
-class Moments:
-    """Exact mean and covariance of an estimate from one batch.
-
-    Parameters
-    ----------
-    mean : array (D,)
-        E[ĝ].
-    variance : array (D,)
-        Var[ĝ_i].
-    covariance : array (D, D) or None
-        Cov[ĝ], where it was asked for.
-    second_moment : array (D,)
-        E[ĝ_i²]: what rounding is judged against.
-    scale : array (D,)
-        Size of the rewards and baselines that may have cancelled in ĝ_i.
-    n_steps : int
-        T, the number of terms a component may be the sum of.
-    n_batches : int or None
-        How many batches were listed, if any.
-    route : str
-        How it was computed.
-
-    Examples
-    --------
-    >>> from reinforce_np import TabularSoftmax, algorithms, examples, moments
-    >>> found = moments(algorithms.reinforce(), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
-    >>> found.total_variance, found.batches_needed(standard_error=0.01)
-    (0.125, 625)
-    """
-
-    mean: np.ndarray
-    variance: np.ndarray
-    covariance: np.ndarray | None
-    second_moment: np.ndarray
-    scale: np.ndarray
-    n_steps: int
-    n_batches: int | None
-    route: str
-
-    @property
-    def total_variance(self):
-        """Σ_i Var[ĝ_i], a float."""
-        return float(self.variance.sum())
-
-    @property
-    def signal_to_noise(self):
-        """‖E[ĝ]‖ / sqrt(Σ_i Var[ĝ_i]) of one batch; infinite without variance, None when both are zero."""
-        signal, noise = float(np.linalg.norm(self.mean)), math.sqrt(self.total_variance)
-        return signal / noise if noise else math.inf if signal else None
-
-    def batches_needed(self, *, standard_error=None, signal_to_noise=None):
-        """Return how many independent batches, averaged, reach an accuracy.
-
-        Parameters
-        ----------
-        standard_error : float, optional
-            Largest allowed standard error of any component.
-        signal_to_noise : float, optional
-            ‖E[ĝ]‖ over the root of the total variance of the average; give
-            this or `standard_error`.
-
-        Returns
-        -------
-        int
-        """
-        if (standard_error is None) == (signal_to_noise is None):
-            raise ValueError(
-                f"standard_error={standard_error!r} and signal_to_noise={signal_to_noise!r}: give exactly one of them"
-            )
-        if standard_error is not None:
-            target = arguments.number("standard_error", standard_error, low=0.0, open_low=True, rule="a number > 0")
-            ratio = float(self.variance.max(initial=0.0)) / target**2
-        else:
-            target = arguments.number("signal_to_noise", signal_to_noise, low=0.0, open_low=True, rule="a number > 0")
-            if not np.any(self.mean):
-                raise ValueError(f"signal_to_noise={target!r} is out of reach: the mean is zero, so there is no signal")
-            ratio = target**2 * self.total_variance / float(self.mean @ self.mean)
-        return max(1, math.ceil(ratio * (1 - 1e-12)))
-
-
-def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_size=1, behaviour=None, limit=LIMIT):
+def moments_by_enumeration(
+    estimator,
+    mdp,
+    policy,
+    theta,
+    *,
+    prompts=1,
+    group_size=1,
+    behaviour=None,
+    exchangeable=False,
+    precision=None,
+    limit=LIMIT,
+):
     """Return the exact moments of an estimator by listing every batch.
 
     Parameters
     ----------
-    estimator : Estimator
-        Any of the family.
+    estimator : Estimator or callable
+        Any of the family, or f(trajectories, theta) -> (D,); see `judge`.
     mdp : FiniteMDP
         The model, small enough to be listed.
     policy : TabularSoftmax or LinearSoftmax
@@ -124,6 +61,10 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
         Trajectories in a group; they share their first state.
     behaviour : array (D,) or (S, A), optional
         The policy that draws the actions.
+    exchangeable : bool
+        Declares that a function does not depend on the order of its batch.
+    precision : dtype, optional
+        The floating-point type a function computes in; that of its result if not given.
     limit : int
         Largest number of trajectories in all listed batches together.
 
@@ -134,7 +75,7 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
     Raises
     ------
     TooLargeError
-        Before any work, with the count.
+        Before any estimate is made, with the count.
     ValueError
         When the behaviour never does what the policy can do.
 
@@ -146,54 +87,118 @@ def moments_by_enumeration(estimator, mdp, policy, theta, *, prompts=1, group_si
     >>> moments.mean, moments.n_batches
     (array([-0.25,  0.25]), 3)
     """
-    prompts = arguments.integer("prompts", prompts, low=1)
-    group_size = arguments.integer("group_size", group_size, low=1)
-    theta = policy.real_theta(theta)
+    options = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
+    problem = Problem(mdp, policy, theta, **options)
+    estimator = callables.bound(estimator, problem)
+    ours = isinstance(estimator, Estimator)
+    in_order = not (arguments.flag("exchangeable", exchangeable) or ours)
+    shape = {"prompts": problem.prompts, "group_size": problem.group_size, "in_order": in_order}
+    size, theta = problem.prompts * problem.group_size, problem.theta
     check_support(mdp, policy, theta, behaviour)
-    check_sizes(estimator, mdp)
+    if ours:
+        check_sizes(estimator, mdp)
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
+    if not ours or size > 1:
+        trajectories, p = distinguishable(estimator, trajectories, p)
     first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
     starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
-    check_count([len(start) for start in starts], prompts, group_size, limit)
-    members, weights = listed(starts, p, mdp.initial[mdp.initial > 0], prompts, group_size)
+    check_count([len(start) for start in starts], limit, **shape)
+    rows = max(min(AT_ONCE // size, NUMBERS // policy.n_parameters), 1)
+    blocks = listing.batches(starts, p, mdp.initial[mdp.initial > 0], rows=rows, **shape)
 
-    D = policy.n_parameters
-    mean, second = np.zeros(D), np.zeros((D, D))
-    size = max(AT_ONCE // (prompts * group_size), 1)
-    for i in range(0, len(members), size):
-        estimates = evaluate(estimator, trajectories, members[i : i + size], group_size, mdp, policy, theta)
-        mean += weights[i : i + size] @ estimates
-        second += (weights[i : i + size, None] * estimates).T @ estimates
-    covariance = np.zeros((D, D))
-    for i in range(0, len(members), size):  # around the mean, so that nothing cancels
-        centred = evaluate(estimator, trajectories, members[i : i + size], group_size, mdp, policy, theta) - mean
-        covariance += (weights[i : i + size, None] * centred).T @ centred
+    D, total, n_batches, eps = policy.n_parameters, 0.0, 0, DOUBLE
+    mean, second, covariance, first_batch = np.zeros(D), np.zeros(D), np.zeros((D, D)), None
+    for members, weights in blocks:
+        if ours:
+            estimates = _evaluate(estimator, trajectories, members, problem)
+        else:
+            estimates, eps = _evaluate_function(estimator, trajectories, members, problem, eps)
+            first_batch = first_batch or (members[0], estimates[0].copy())
+        part = weights.sum()
+        centre = weights @ estimates / part
+        covariance += (weights[:, None] * (estimates - centre)).T @ (estimates - centre)
+        apart, total = centre - mean, total + part  # blocks around their own centres: nothing cancels
+        mean = mean + part / total * apart
+        covariance += part * (1 - part / total) * np.outer(apart, apart)
+        second += weights @ estimates**2
+        n_batches += len(members)
+    if first_batch is not None:
+        _check_repeatable(estimator, trajectories, problem, *first_batch)
     return Moments(
         mean=mean,
         variance=np.diag(covariance).copy(),
         covariance=covariance,
-        second_moment=np.diag(second).copy(),
+        second_moment=second,
         scale=estimate_scale(estimator, mdp, policy, theta),
         n_steps=trajectories.n_steps,
-        n_batches=len(members),
+        n_batches=n_batches,
         route="enumeration",
+        precision=eps if precision is None else max(eps, float(np.finfo(precision).eps)),
     )
 
 
-def evaluate(estimator, trajectories, members, group_size, mdp, policy, theta):
+def distinguishable(estimator, trajectories, p):
+    """Return one trajectory of every class that `estimator` cannot tell apart, and the probability of the class.
+
+    To a function, two trajectories are the same when all that is recorded of
+    them is. An `Estimator` reads the final state only to bootstrap a critic.
+    """
+    columns = [trajectories.states, trajectories.actions, trajectories.rewards, trajectories.log_probabilities]
+    columns += [trajectories.lengths[:, None], trajectories.terminated[:, None]]
+    advantage = getattr(estimator, "advantage", None)
+    if advantage is None or hasattr(getattr(advantage, "of", advantage), "critic"):
+        columns.append(trajectories.final_states[:, None])
+    else:  # but it is the first state too where nothing ever happens
+        columns.append(np.where(trajectories.lengths == 0, trajectories.final_states, -1)[:, None])
+    table = np.ascontiguousarray(np.column_stack(columns), dtype=np.float64)
+    keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize))).ravel()
+    _, index, label = np.unique(keys, return_index=True, return_inverse=True)
+    in_order = np.argsort(index)
+    return trajectories.take(index[in_order]), np.bincount(label.ravel(), weights=p)[in_order]
+
+
+def _evaluate(estimator, trajectories, members, problem):
     """Return the estimate of each batch, shape (B, D), for batches given as rows of indices (B, prompts·group_size)."""
     n_batches, size = members.shape
-    picked = trajectories.take(members.ravel())
     labels = np.repeat(np.arange(n_batches), size)
-    fields = {name: getattr(picked, name) for name in picked.__dataclass_fields__}
     batch = estimator.batch(
-        Trajectories(**{**fields, "groups": np.arange(n_batches * size) // group_size}),
-        mdp,
-        policy,
-        theta,
+        dataclasses.replace(
+            trajectories.take(members.ravel()), groups=np.arange(n_batches * size) // problem.group_size
+        ),
+        problem.mdp,
+        problem.policy,
+        problem.theta,
         labels=labels,
     )
     return estimator.contract(batch, labels, n_batches)
+
+
+def _evaluate_function(function, trajectories, members, problem, eps):
+    """Return the estimate of each batch, shape (B, D), and the largest unit rounding of `eps` and the estimates."""
+    groups = np.arange(members.shape[1]) // problem.group_size
+    estimates = np.empty((len(members), len(problem.theta)))
+    for i, row in enumerate(members):
+        found = callables.estimate_of(function, batch_of(trajectories, row, groups), problem.theta)
+        estimates[i] = found
+        if found.dtype != np.float64 and found.dtype.kind == "f":
+            eps = max(eps, float(np.finfo(found.dtype).eps))
+    return estimates, eps
+
+
+def batch_of(trajectories, members, groups):
+    """Return the batch with these members and groups."""
+    fields = {name: getattr(trajectories, name)[members] for name in FIELDS}
+    return of_checked({**fields, "groups": groups})
+
+
+def _check_repeatable(function, trajectories, problem, members, expected):
+    """Refuse a function that answers differently when it is asked again: it has a state, or draws random numbers."""
+    again, _ = _evaluate_function(function, trajectories, members[None], problem, DOUBLE)
+    if not np.array_equal(again[0], expected):
+        raise ValueError(
+            f"{getattr(function, '__name__', function)!r} returned another estimate when asked for the same batch again: it keeps a "
+            "state between calls or draws random numbers, so that its moments cannot be listed; make it a function of its arguments"
+        )
 
 
 def estimate_scale(estimator, mdp, policy, theta):
@@ -211,7 +216,10 @@ def estimate_scale(estimator, mdp, policy, theta):
     d, pi = occupancy(mdp, policy, theta), policy.probabilities(theta)
     visits = (d if mdp.horizon is None else d.sum(axis=0))[:, None] * pi
     scores = visits * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(visits)  # E Σ|ψ|, on the logits
-    size = largest_return(mdp, policy, theta) + np.max(np.abs(table_of(estimator)))
+    size = largest_return(mdp, policy, theta)
+    if not isinstance(estimator, Estimator):
+        return policy.pull_back_magnitudes(scores) / policy.temperature * float(size)
+    size += np.max(np.abs(table_of(estimator)))
     if isinstance(estimator.advantage, PerComponent):
         size += np.max(np.abs(estimator.advantage.baseline))
     if isinstance(estimator.advantage, GroupStandardised | BatchStandardised):
@@ -253,51 +261,14 @@ def check_support(mdp, policy, theta, behaviour):
         )
 
 
-def check_count(n_from, prompts, group_size, limit):
-    n_groups = sum(math.comb(n + group_size - 1, group_size) for n in n_from)
-    evaluations = math.comb(n_groups + prompts - 1, prompts) * prompts * group_size
-    if evaluations > limit:
+def check_count(sizes, limit, *, prompts, group_size, in_order):
+    """Refuse more evaluations than `limit`, or than fit into memory, before any is made."""
+    evaluations = listing.n_batches(sizes, prompts, group_size, in_order=in_order) * prompts * group_size
+    affordable = min(limit, MEMORY_LIMIT // BYTES_PER_EVALUATION)
+    if evaluations > affordable:
+        declare = ", or declare it exchangeable if the order of its batch does not matter" if in_order else ""
         raise arguments.TooLargeError(
-            f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {sum(n_from)} trajectories need "
-            f"{evaluations} evaluations, above limit={limit}: use smaller groups, fewer prompts or a shorter horizon"
+            f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {sum(sizes)} trajectories need "
+            f"{evaluations} evaluations, above the limit of {affordable} (limit={limit}, and {MEMORY_LIMIT >> 20} MiB): use smaller "
+            f"groups, fewer prompts or a shorter horizon{declare}"
         )
-
-
-def listed(starts, p, initial, prompts, group_size):
-    """Return all batches as rows of indices (B, prompts·group_size), and their probabilities (B,).
-
-    Parameters
-    ----------
-    starts : list of int arrays
-        For each first state, the indices of what can follow.
-    p : array
-        Probability of each, first state included.
-    initial : array
-        Probability of each first state.
-    prompts, group_size : int
-        Shape of a batch.
-    """
-    groups, group_p = _groups(starts, p, initial, group_size)
-    members, weights = _multisets(len(groups), group_p, prompts)
-    return groups[members].reshape(len(members), prompts * group_size), weights
-
-
-def _groups(starts, p, initial, group_size):
-    """Return all groups as rows of trajectory indices (G, group_size), and their probabilities (G,)."""
-    rows, weights = [], []
-    for start, p_start in zip(starts, initial, strict=True):
-        members, weight = _multisets(len(start), p[start] / p_start, group_size)
-        rows.append(start[members])
-        weights.append(p_start * weight)
-    return np.concatenate(rows), np.concatenate(weights)
-
-
-def _multisets(n, p, size):
-    """Return all multisets of `size` out of n as rows of indices, and their multinomial probabilities."""
-    rows = np.array(list(itertools.combinations_with_replacement(range(n), size)), dtype=np.intp).reshape(-1, size)
-    counted = np.ones(len(rows))
-    run = np.ones(len(rows))
-    for j in range(1, size):  # size! / Π counts!, one member at a time
-        run = np.where(rows[:, j] == rows[:, j - 1], run + 1, 1)
-        counted *= (j + 1) / run
-    return rows, counted * p[rows].prod(axis=1)

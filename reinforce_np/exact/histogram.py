@@ -32,8 +32,9 @@ from reinforce_np.estimators import (
     TotalReturn,
 )
 from reinforce_np.estimators.groups import SAME
-from reinforce_np.exact import batches
-from reinforce_np.exact.batches import Moments
+from reinforce_np.exact import batches, listing
+from reinforce_np.exact.callables import check_family
+from reinforce_np.exact.record import Moments
 from reinforce_np.exact.traces import every_step, step_table
 from reinforce_np.trajectories import Trajectories
 
@@ -133,6 +134,7 @@ def moments_by_histogram(
     """
     prompts = arguments.integer("prompts", prompts, low=1)
     group_size = arguments.integer("group_size", group_size, low=1)
+    check_family(estimator)
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(theta)
     if not has_histogram(estimator, mdp, behaviour):
@@ -142,21 +144,21 @@ def moments_by_histogram(
     batches.check_sizes(estimator, mdp)
     found = return_classes(estimator, mdp, policy, theta, covariance=covariance)
     starts = [np.flatnonzero(found.prompt == s) for s in np.unique(found.prompt)]
-    batches.check_count([len(start) for start in starts], prompts, group_size, limit)
+    shape = {"prompts": prompts, "group_size": group_size, "in_order": False}
+    batches.check_count([len(start) for start in starts], limit, **shape)
     initial = np.array([found.probability[start].sum() for start in starts])
-    members, weights = batches.listed(starts, found.probability, initial, prompts, group_size)
-    D = policy.n_parameters
+    D, n_batches = policy.n_parameters, 0
     mean, second = np.zeros(D), np.zeros((D, D) if covariance else D)
-    size = max(batches.AT_ONCE // (prompts * group_size), 1)
-    for i in range(0, len(members), size):
-        w = _weights(estimator, found, members[i : i + size], group_size, mdp, policy, theta)
-        s = np.einsum("bn,bnd->bd", w, found.mean[members[i : i + size]])
-        p = weights[i : i + size]
+    rows = max(batches.AT_ONCE // (prompts * group_size), 1)
+    for members, p in listing.batches(starts, found.probability, initial, rows=rows, **shape):
+        w = _weights(estimator, found, members, group_size, mdp, policy, theta)
+        s = np.einsum("bn,bnd->bd", w, found.mean[members])
         mean = mean + p @ s
         spread = np.zeros(len(found.value))  # E[Σ wₙ² of each class]
-        np.add.at(spread, members[i : i + size].ravel(), (p[:, None] * w**2).ravel())
+        np.add.at(spread, members.ravel(), (p[:, None] * w**2).ravel())
         second = second + np.einsum("v,v...->...", spread, found.within)
         second = second + ((p[:, None] * s).T @ s if covariance else p @ s**2)
+        n_batches += len(members)
     spread = second - (np.outer(mean, mean) if covariance else mean**2)
     variance = np.maximum(np.diag(spread) if covariance else spread, 0.0)
     return Moments(
@@ -166,7 +168,7 @@ def moments_by_histogram(
         second_moment=variance + mean**2,
         scale=batches.estimate_scale(estimator, mdp, policy, theta),
         n_steps=mdp.horizon,
-        n_batches=len(members),
+        n_batches=n_batches,
         route="histogram",
     )
 

@@ -25,46 +25,65 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.exact.batches import (
     LIMIT,
-    Moments,
     check_sizes,
     check_support,
     estimate_scale,
     moments_by_enumeration,
 )
+from reinforce_np.exact.callables import bound, check_family
 from reinforce_np.exact.histogram import has_histogram, moments_by_histogram
 from reinforce_np.exact.ranges import estimate_range
+from reinforce_np.exact.record import Moments
 from reinforce_np.exact.recursion import sweep
 from reinforce_np.exact.total_return import return_moments
 from reinforce_np.exact.traces import linear_trace, tables_of
+from reinforce_np.problem import problem_of
 
 TOGETHER = 64  # directions carried at once when no covariance is wanted
 ROUTES = ("recursion", "histogram", "enumeration")
 
 
 def moments(
-    estimator, mdp, policy, theta, *, prompts=1, group_size=1, behaviour=None, covariance=False, route=None, limit=LIMIT
+    estimator,
+    mdp,
+    policy=None,
+    theta=None,
+    *,
+    prompts=None,
+    group_size=None,
+    behaviour=None,
+    covariance=False,
+    exchangeable=False,
+    precision=None,
+    route=None,
+    limit=LIMIT,
 ):
     """Return the exact moments of the estimate from one batch.
 
     Parameters
     ----------
-    estimator : Estimator
-        Any of the family.
-    mdp : FiniteMDP
-        The model.
+    estimator : Estimator or callable
+        Any of the family, or a function of yours; see `judge`.
+    mdp : FiniteMDP or Problem
+        The model; or a `Problem`, which says all that follows.
     policy : TabularSoftmax or LinearSoftmax
         The policy.
     theta : array (D,)
         Its parameters.
-    prompts : int
-        Number of groups in a batch.
-    group_size : int
-        Trajectories in a group; they share their first state.
+    prompts : int, optional
+        Number of groups in a batch; one if nothing says otherwise.
+    group_size : int, optional
+        Trajectories in a group, which share their first state; one if nothing says otherwise.
     behaviour : array (D,) or (S, A), optional
         The policy that draws the actions.
     covariance : bool
         Whether the (D, D) covariance is wanted; variances always are there,
         and listing gives the covariance anyway.
+    exchangeable : bool
+        Declares that a function does not depend on the order of its batch, so
+        that fewer batches have to be listed.
+    precision : dtype, optional
+        The floating-point type a function computes in; that of its result if not given.
     route : {"recursion", "histogram", "enumeration"}, optional
         Insist on a route; the cheapest that applies if not given.
     limit : int
@@ -77,7 +96,7 @@ def moments(
     Raises
     ------
     ValueError
-        When the route asked for does not apply.
+        When the route asked for does not apply, or an estimate is not finite.
     TooLargeError
         When only listing applies and there is too much to list.
 
@@ -89,29 +108,32 @@ def moments(
     >>> exact.mean, exact.route
     (array([-0.25,  0.25]), 'recursion')
     """
-    check_estimator(estimator)
     limit = arguments.integer("limit", limit, low=1)
     covariance = arguments.flag("covariance", covariance)
     if route is not None and route not in ROUTES:
         raise ValueError(f"route={route!r} is unknown; pass one of {', '.join(map(repr, ROUTES))}")
-    options = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
+    problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
+    estimator = bound(estimator, problem)
+    given, options = (problem.mdp, problem.policy, problem.theta), problem.options
+    if not isinstance(estimator, Estimator):
+        if route not in (None, "enumeration"):
+            raise ValueError(
+                f"route={route!r} is for an Estimator: what a function does is only known by listing batches"
+            )
+        return moments_by_enumeration(
+            estimator, *given, exchangeable=exchangeable, precision=precision, limit=limit, **options
+        )
     if route == "enumeration":
-        return moments_by_enumeration(estimator, mdp, policy, theta, limit=limit, **options)
-    if route == "recursion" or (route is None and has_recursion(estimator, mdp, policy, theta, behaviour)):
-        return moments_by_recursion(estimator, mdp, policy, theta, covariance=covariance, **options)
-    if route == "histogram" or has_histogram(estimator, mdp, behaviour):
+        return moments_by_enumeration(estimator, *given, limit=limit, **options)
+    if route == "recursion" or (route is None and has_recursion(estimator, *given, options["behaviour"])):
+        return moments_by_recursion(estimator, *given, covariance=covariance, **options)
+    if route == "histogram" or has_histogram(estimator, given[0], options["behaviour"]):
         try:
-            return moments_by_histogram(estimator, mdp, policy, theta, covariance=covariance, limit=limit, **options)
+            return moments_by_histogram(estimator, *given, covariance=covariance, limit=limit, **options)
         except arguments.TooLargeError:  # the covariance of all nodes may be what is too large: listing may still do
             if route is not None or not covariance:
                 raise
-    return moments_by_enumeration(estimator, mdp, policy, theta, limit=limit, **options)
-
-
-def check_estimator(estimator):
-    """Refuse what is no estimator of the family."""
-    if not isinstance(estimator, Estimator):
-        raise TypeError(f"estimator={estimator!r} is no Estimator; pass one such as algorithms.reinforce()")
+    return moments_by_enumeration(estimator, *given, limit=limit, **options)
 
 
 def has_recursion(estimator, mdp, policy, theta, behaviour=None):
@@ -126,7 +148,9 @@ def has_recursion(estimator, mdp, policy, theta, behaviour=None):
     -------
     bool
     """
-    return _form(estimator, mdp, policy, policy.real_theta(theta), behaviour) is not None
+    return isinstance(estimator, Estimator) and (
+        _form(estimator, mdp, policy, policy.real_theta(theta), behaviour) is not None
+    )
 
 
 def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size=1, behaviour=None, covariance=False):
@@ -159,6 +183,7 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     >>> moments_by_recursion(algorithms.reinforce(), mdp, policy, np.zeros(64)).mean.shape
     (64,)
     """
+    check_family(estimator)
     prompts = arguments.integer("prompts", prompts, low=1)
     group_size = arguments.integer("group_size", group_size, low=1)
     arguments.check_same_model(mdp, policy)

@@ -15,13 +15,17 @@ from typing import Any
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.exact.batches import Moments
+from reinforce_np.exact.batches import LIMIT
+from reinforce_np.exact.callables import NotFiniteError
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
+from reinforce_np.exact.record import DOUBLE
+from reinforce_np.problem import problem_of
 
-ROUNDING = 256 * np.finfo(np.float64).eps  # per step, relative to the root mean square of an estimate
+ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
+SINGLE = float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,23 +36,25 @@ class Verdict:
     ----------
     kind : str
         "unbiased", "proportional", "biased", or "undefined" when the gradient is zero and so is
-        the mean, so that nothing can be told apart.
+        the mean, so that nothing can be told apart, or when some estimate is not finite.
     factor : float or None
         The mean is `factor` times the gradient, when it is.
-    relative_bias : float
-        ‖E[ĝ] − ∇J‖ / ‖∇J‖; infinite when only the gradient is zero.
+    relative_bias : float or None
+        ‖E[ĝ] − ∇J‖ / ‖∇J‖; infinite when only the gradient is zero; None when there is no mean.
     cosine : float or None
         Between the mean and the gradient; None when one of them is zero.
-    bias : array (D,)
+    bias : array (D,) or None
         E[ĝ] − ∇J.
     gradient : array (D,)
         ∇J.
     objective : Objective
         Whose gradient.
-    moments : Moments
-        Of the estimate.
-    rounding : array (D,)
+    moments : Moments or None
+        Of the estimate; None when they do not exist.
+    rounding : array (D,) or None
         What counted as zero.
+    reason : str
+        Why a verdict is "undefined", or what else a reader should know.
 
     Examples
     --------
@@ -60,13 +66,14 @@ class Verdict:
 
     kind: str
     factor: float | None
-    relative_bias: float
+    relative_bias: Any
     cosine: float | None
-    bias: np.ndarray
+    bias: Any  # None where there are no moments, as the next
     gradient: np.ndarray
     objective: Any
-    moments: Moments
-    rounding: np.ndarray
+    moments: Any
+    rounding: Any
+    reason: str = ""
 
     def mean_squared_error(self, n_batches):
         """Return E‖average of n batches − ∇J‖² = ‖bias‖² + Σ_i Var[ĝ_i]/n.
@@ -81,6 +88,8 @@ class Verdict:
         float
         """
         n_batches = arguments.integer("n_batches", n_batches, low=1)
+        if self.moments is None:
+            raise ValueError(f"this verdict is undefined, so that there is no mean squared error: {self.reason}")
         return float(self.bias @ self.bias) + self.moments.total_variance / n_batches
 
     def as_dict(self):
@@ -91,8 +100,17 @@ class Verdict:
             "factor": self.factor,
             "relative_bias": _finite(self.relative_bias),
             "cosine": self.cosine,
-            "bias": self.bias.tolist(),
             "gradient": self.gradient.tolist(),
+            "reason": self.reason,
+            **self._numbers(),
+        }
+
+    def _numbers(self):
+        """Return what there is only when the estimate has moments."""
+        if self.moments is None:
+            return {}
+        return {
+            "bias": self.bias.tolist(),
             "mean": self.moments.mean.tolist(),
             "variance": self.moments.variance.tolist(),
             "total_variance": self.moments.total_variance,
@@ -106,7 +124,7 @@ class Verdict:
         if self.kind == "unbiased":
             return f"unbiased for the gradient of {name}: largest difference {np.abs(self.bias).max():.1e} is rounding"
         if self.kind == "undefined":
-            return f"undefined for the gradient of {name}: it is zero here, or below rounding, and so is the mean of the estimate"
+            return f"undefined for the gradient of {name}: {self.reason}"
         if self.kind == "proportional":
             return f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
         cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
@@ -114,23 +132,41 @@ class Verdict:
         return (
             f"biased for the gradient of {name}: relative bias {self.relative_bias:.3g}{cosine}; worst component {worst}: mean "
             f"{self.moments.mean[worst]:.6g}, gradient {self.gradient[worst]:.6g}"
+            + (f" ({self.reason})" if self.reason else "")
         )
 
 
 def judge(
-    estimator, mdp, policy, theta, *, objective=Discounted(), prompts=1, group_size=1, behaviour=None, route=None
+    estimator,
+    mdp,
+    policy=None,
+    theta=None,
+    *,
+    objective=Discounted(),
+    prompts=None,
+    group_size=None,
+    behaviour=None,
+    exchangeable=False,
+    precision=None,
+    route=None,
+    limit=LIMIT,
 ):
     """Decide what an estimator estimates, by its exact moments.
 
     Parameters
     ----------
-    estimator : Estimator
-        Any of the family.
-    mdp, policy, theta
-        The problem.
+    estimator : Estimator or callable
+        Any of the family; or a function of yours that returns an estimate (D,)
+        from one batch, ``f(trajectories, theta)`` or ``f(trajectories, theta,
+        problem)``; or ``f(problem)``, which returns one of these. All batches
+        there can be are listed, in every order, and shown to the function.
+    mdp : FiniteMDP or Problem
+        The model; or a `Problem`, which says all that follows.
+    policy, theta : optional
+        Of a model.
     objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
-        Whose gradient it should be.
-    prompts, group_size, behaviour, route
+        Whose gradient it should be; or a function that makes it from the `Problem`.
+    prompts, group_size, behaviour, exchangeable, precision, route, limit
         As in `moments`.
 
     Returns
@@ -146,12 +182,33 @@ def judge(
     unbiased for the gradient of Discounted: largest difference ... is rounding
     >>> print(judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2))
     proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
+
+    A function of yours: here the discount of the score is forgotten.
+
+    >>> def mine(trajectories, theta):
+    ...     estimate = np.zeros_like(theta)
+    ...     for states, actions, rewards, length in zip(
+    ...         trajectories.states, trajectories.actions, trajectories.rewards, trajectories.lengths
+    ...     ):
+    ...         for t in range(length):
+    ...             G = sum(mdp.gamma ** (u - t) * rewards[u] for u in range(t, length))
+    ...             estimate += G * policy.score(theta)[states[t], actions[t]]
+    ...     return estimate / len(trajectories)
+    >>> judge(mine, mdp, policy, theta).kind
+    'biased'
     """
-    moments = exact_moments(
-        estimator, mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour, route=route
-    )
-    gradient = exact_gradient(mdp, policy, theta, objective=objective)
-    return verdict_of(moments, gradient, objective, scale=gradient_scale(mdp, policy, theta, objective=objective))
+    problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
+    given = (problem.mdp, problem.policy, problem.theta)
+    if not hasattr(objective, "bonus"):
+        objective = objective(problem)
+    gradient = exact_gradient(*given, objective=objective)
+    try:
+        moments = exact_moments(
+            estimator, problem, exchangeable=exchangeable, precision=precision, route=route, limit=limit
+        )
+    except NotFiniteError as error:
+        return Verdict("undefined", None, None, None, None, gradient, objective, None, None, reason=str(error))
+    return verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
 
 
 def _finite(x):
@@ -185,21 +242,26 @@ def verdict_of(moments, gradient, objective, *, scale=None):
     """
     mean, bias = moments.mean, moments.mean - gradient
     steps = max(moments.n_steps, 1)
-    in_mean = ROUNDING * steps * np.sqrt(moments.second_moment) + ROUNDING * moments.scale
-    in_gradient = ROUNDING * steps * (np.abs(gradient) if scale is None else scale)
+    rounds = ROUNDING * moments.precision
+    in_mean = rounds * steps * np.sqrt(moments.second_moment) + rounds * moments.scale
+    in_gradient = ROUNDING * DOUBLE * steps * (np.abs(gradient) if scale is None else scale)
     zero_gradient, zero_mean = np.all(np.abs(gradient) <= in_gradient), np.all(np.abs(mean) <= in_mean)
     size, length = _norm(gradient), _norm(mean)
     cosine = None if zero_gradient or zero_mean else float(np.clip((mean / length) @ (gradient / size), -1.0, 1.0))
     factor = None if cosine is None else cosine * length / size
     rounding = in_mean + in_gradient
+    reason = ""
     if np.all(np.abs(gradient) <= rounding) and np.all(np.abs(mean) <= rounding):
         kind, factor = "undefined", None  # whatever one of them is, it is not above what the other may hide
+        reason = "it is zero here, or below rounding, and so is the mean of the estimate"
     elif np.all(np.abs(bias) <= rounding):
         kind, factor = "unbiased", 1.0
     elif factor is not None and np.all(np.abs(mean - factor * gradient) <= in_mean + abs(factor) * in_gradient):
         kind = "proportional"
     else:
         kind, factor = "biased", None
+        if moments.precision < SINGLE and np.all(np.abs(bias) <= rounding * (SINGLE / DOUBLE)):
+            reason = "of the size of single-precision rounding; a function that computes in float32 is judged as such with precision=np.float32"
     return Verdict(
         kind=kind,
         factor=factor,
@@ -210,4 +272,5 @@ def verdict_of(moments, gradient, objective, *, scale=None):
         objective=objective,
         moments=moments,
         rounding=rounding,
+        reason=reason,
     )

@@ -1,0 +1,171 @@
+"""Alias tables: one random number picks a column, and which of its two entries.
+
+A row of probabilities is written as whole numbers that add up to 2⁶², and cut
+into L columns of equal mass 2⁶²/L, L a power of two. Column c keeps ``keep[c]``
+of entry ``own[c]``, and fills up with entry ``other[c]``. So an entry is drawn
+by two look-ups, however many there are (Walker 1977).
+
+The random number has 62 bits, of which the first 32 nearly always decide: its
+first log₂ L bits are the column, and together with the others of the 32 they
+are compared with the upper half of the column's limit. Only when the two are
+equal, once in 2³² L⁻¹ draws or so, 30 more bits are drawn. All of this is
+whole-number arithmetic, so the probabilities drawn are known exactly: the
+`drawn` probabilities are what the tables add up to.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from reinforce_np import arguments
+
+TOTAL = 2**62  # the whole of a row of probabilities
+MAX_COLUMNS = 2**29  # of a table, so that slots fit into 32 bits
+LOW_BITS = 30  # of a limit, those that only matter when the first 32 tie
+
+
+@dataclass(frozen=True, eq=False)
+class AliasTables:
+    """R rows of L columns, flat: column c of row r is at r·L + c, its two entries at 2(r·L + c) and one after.
+
+    The position of an entry is called its slot.
+    """
+
+    log_columns: int
+    """log₂ L."""
+    high: np.ndarray  # (R·L,) uint32
+    low: np.ndarray  # (R·L,) uint32: a random number above (high, low) picks the second entry
+    entry: np.ndarray  # (2·R·L,) int: which of its row's probabilities each slot stands for
+
+    @property
+    def n_rows(self):
+        """R."""
+        return len(self.high) >> self.log_columns
+
+    def draw(self, base, bits):
+        """Return one slot for each row start `base` = r·L, an int array, in the dtype of `base`."""
+        word = random_words(bits, len(base))
+        column = (word >> np.uint32(32 - self.log_columns)).astype(base.dtype)
+        column += base
+        high = self.high.take(column, mode="clip")
+        second = word > high
+        tie = word == high
+        if tie.any():
+            second[tie] = random_tails(bits, np.count_nonzero(tie)) > self.low[column[tie]]
+        column += column
+        column += second
+        return column
+
+    def drawn(self, row):
+        """Return the probabilities that `draw` has for one row, {entry: Fraction}: each number of 62 bits, counted."""
+        L = 1 << self.log_columns
+        found: dict[int, Fraction] = {}
+        for c in range(L):
+            i = row * L + c
+            limit = (int(self.high[i]) << LOW_BITS) + int(self.low[i])
+            keep = limit + 1 - c * (TOTAL // L)
+            for slot, mass in ((2 * i, keep), (2 * i + 1, TOTAL // L - keep)):
+                if mass:
+                    found[int(self.entry[slot])] = found.get(int(self.entry[slot]), Fraction(0)) + Fraction(mass, TOTAL)
+        return found
+
+
+def random_words(bits, n):
+    """Return n random whole numbers below 2³²: both halves of each output, the lower one first, on every machine."""
+    return bits.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+
+
+def random_tails(bits, n):
+    """Return n random whole numbers below 2³⁰: what `random_words` lacks to 62 bits."""
+    return bits.random_raw(n) >> np.uint64(64 - LOW_BITS)
+
+
+def alias_tables(probability):
+    """Prepare to draw from the rows of `probability` (R, C), whose sums are 1 to within 1e-9.
+
+    Examples
+    --------
+    >>> alias_tables(np.array([[0.5, 0.25, 0.25]])).drawn(0)
+    {0: Fraction(1, 2), 1: Fraction(1, 4), 2: Fraction(1, 4)}
+    """
+    n_rows, n_entries = probability.shape
+    b = log_columns(n_entries)
+    L = 1 << b
+    if n_rows << b > MAX_COLUMNS:
+        raise arguments.TooLargeError(
+            f"{n_rows} rows of {L} columns are above the limit of {MAX_COLUMNS} of a table to draw from; use a smaller model"
+        )
+    own, keep, other = split(whole_numbers(probability, L))
+    limit = np.arange(L) * (TOTAL // L) + keep - 1  # keep >= 1, so that the last column stays below 2⁶²
+    return AliasTables(
+        log_columns=b,
+        high=(limit >> LOW_BITS).astype(np.uint32).ravel(),
+        low=(limit & (2**LOW_BITS - 1)).astype(np.uint32).ravel(),
+        entry=np.stack([own, other], axis=-1).ravel(),
+    )
+
+
+def log_columns(n_entries):
+    """Return the smallest b >= 1 with 2ᵇ >= n_entries."""
+    return max((n_entries - 1).bit_length(), 1)
+
+
+def whole_numbers(probability, n_columns):
+    """Return the rows of `probability` (R, C) as whole numbers that add up to 2⁶², padded with zeros to `n_columns`.
+
+    A sum that is not quite one is divided out. Zero stays zero. What rounding
+    leaves, a few times 2⁻⁶², goes to the largest entry. Sums of whole numbers
+    are the same on every machine, which those of floats are not.
+    """
+    weights = np.zeros((len(probability), n_columns), dtype=np.int64)
+    live = weights[:, : probability.shape[1]]
+    live += np.rint(probability * TOTAL).astype(np.int64)
+    live += np.rint(probability * missing(weights)[:, None]).astype(np.int64)
+    weights[np.arange(len(weights)), weights.argmax(axis=1)] += missing(weights)
+    return weights
+
+
+def missing(weights):
+    """Return what each row lacks to 2⁶²."""
+    return TOTAL - weights.sum(axis=1)
+
+
+def split(weights):
+    """Return own, keep and other, each (R, L), of weights (R, L) that add up to 2⁶².
+
+    Lay the gaps of the entries below 2⁶²/L end to end, and beside them the
+    surpluses of the entries above. The surplus beside the start of a gap fills
+    it whole. A surplus that ends inside a gap has then given more than it
+    had: that is the gap of its own column, and the next surplus, whose start
+    is here, fills it. (The sweep of Hübschle-Schneider & Sanders, "Parallel
+    Weighted Random Sampling", ACM TOMS 48 (2022), for all rows at once.)
+    """
+    R, L = weights.shape
+    full = TOTAL // L
+    order = np.argsort(weights <= full, axis=1, kind="stable")  # the surpluses first, then the gaps
+    w = np.take_along_axis(weights, order, axis=1)
+    surplus = w > full
+    n_surplus = surplus.sum(axis=1, keepdims=True)
+    position = np.arange(L) - np.where(surplus, 0, n_surplus)  # among those of its kind
+    change = np.cumsum(w - full, axis=1)
+    end = np.where(surplus, change, change.max(axis=1, keepdims=True).clip(min=0) - change)
+    rank = np.empty_like(order)
+    np.put_along_axis(rank, np.argsort(end, axis=1, kind="stable"), np.arange(L)[None], axis=1)
+    passed = rank - position  # how many of the other kind end before this one, or with it
+    gap = np.minimum(n_surplus + passed, L - 1)  # where a surplus ends
+    beside = np.concatenate([np.zeros((R, 1), dtype=passed.dtype), passed[:, :-1]], axis=1)
+    beside[position == 0] = 0  # the first gap starts beside the first surplus
+    keep = np.where(surplus, full - (np.take_along_axis(end, gap, axis=1) - end), w)
+    other = np.take_along_axis(order, np.minimum(np.where(surplus, position + 1, beside), L - 1), axis=1)
+    keep, other = (in_order(x, order) for x in (keep, other))
+    own = np.broadcast_to(np.arange(L), (R, L))
+    other = np.where(keep == full, own, other)  # nobody fills a full column
+    return np.where(keep == 0, other, own), np.where(keep == 0, full, keep), other
+
+
+def in_order(x, order):
+    """Return x with ``x[r, i]`` moved to ``order[r, i]``."""
+    moved = np.empty_like(x)
+    np.put_along_axis(moved, order, x, axis=1)
+    return moved

@@ -1,0 +1,74 @@
+"""The sampler as one would write it first: a loop over steps and trajectories, in whole numbers.
+
+It draws what `sample` draws, bit for bit, hundreds of times slower, and shares
+nothing with it but the columns of `alias.split`. To be read, and to be compared.
+"""
+
+import numpy as np
+
+from reinforce_np.sampling.alias import LOW_BITS, TOTAL, log_columns, split, whole_numbers
+from reinforce_np.sampling.blocks import DROP
+
+
+def naive_block(mdp, mu, entropy, spawn_key, n, *, group_size=1, joint=True):
+    """Return n paths [(state, action, outcome), ...] and the final states, drawn with the block's seed.
+
+    `mu` (S, A) are the probabilities of the actions; `joint` says whether
+    (action, outcome) are drawn at once, or one after the other.
+    """
+    bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
+    _, A, K = mdp.probability.shape
+    first = draw([mdp.initial] * (n // group_size), bits)
+    state = [first[i // group_size] for i in range(n)]
+    ended = [False] * n
+    paths: list[list[tuple]] = [[] for _ in range(n)]
+    drawing = list(range(n))
+    for _ in range(mdp.horizon):
+        if joint:
+            joint_rows = mu[:, :, None] * mdp.probability
+            cells = draw([waiting(A * K) if ended[i] else joint_rows[state[i]] for i in drawing], bits)
+            choices = [divmod(cell, K) for cell in cells]
+        else:
+            actions = draw([waiting(A) if ended[i] else mu[state[i]] for i in drawing], bits)
+            pairs = zip(drawing, actions, strict=True)
+            outcomes = draw([waiting(K) if ended[i] else mdp.probability[state[i], a] for i, a in pairs], bits)
+            choices = list(zip(actions, outcomes, strict=True))
+        for i, (a, k) in zip(drawing, choices, strict=True):
+            if not ended[i]:
+                s = state[i]
+                paths[i].append((s, a, k))
+                state[i], ended[i] = int(mdp.next_state[s, a, k]), bool(mdp.terminated[s, a, k])
+        if DROP * sum(ended[i] for i in drawing) >= len(drawing):
+            drawing = [i for i in drawing if not ended[i]]
+    return paths, state
+
+
+def waiting(n_entries):
+    """Return the probabilities from which a finished trajectory draws: always the first entry."""
+    return np.eye(1, n_entries)
+
+
+def draw(rows, bits):
+    """Draw an entry from each row of probabilities: a word for each of them first, then a tail for each that ties."""
+    columns = [columns_of(row) for row in rows]
+    raw = [int(bits.random_raw()) for _ in range((len(rows) + 1) // 2)]
+    words = [half for number in raw for half in (number % 2**32, number // 2**32)]
+    return [pick(parts, word, bits) for parts, word in zip(columns, words, strict=False)]
+
+
+def columns_of(probability):
+    """Return own, keep and other of one row, as lists."""
+    probability = np.reshape(probability, (1, -1))
+    L = 2 ** log_columns(probability.shape[1])
+    return [x[0].tolist() for x in split(whole_numbers(probability, L))]
+
+
+def pick(columns, word, bits):
+    """Return the entry that a random whole number of 62 bits falls into, of which `word` is the first 32."""
+    own, keep, other = columns
+    full = TOTAL // len(own)
+    column = word * 2**LOW_BITS // full
+    limit = column * full + keep[column]  # the first number that belongs to the other entry
+    tie = word == (limit - 1) >> LOW_BITS
+    tail = int(bits.random_raw()) >> (64 - LOW_BITS) if tie else 0
+    return own[column] if word * 2**LOW_BITS + tail < limit else other[column]

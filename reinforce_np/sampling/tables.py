@@ -1,0 +1,155 @@
+"""What a walk through the model looks up: prepared once per policy, and once per model where θ does not enter."""
+
+import weakref
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import arguments, graph
+from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns
+
+JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are drawn at once
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """A draw from the row that begins at `base`, and where in the next stage's tables each slot leads."""
+
+    alias: AliasTables
+    leads_to: np.ndarray  # (slots,) int: where the next row begins
+
+    def step(self, base, bits):
+        """Return the slots drawn, and where they lead."""
+        slot = self.alias.draw(base, bits)
+        return slot, self.leads_to.take(slot, mode="clip")
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """All that a block needs to be drawn: the only thing sent to workers."""
+
+    start: Stage
+    stages: tuple[Stage, ...]  # of one step: (action and outcome,) or (action, outcome)
+    finished: int  # rows of the first stage that begin here or later are those of finished trajectories
+    horizon: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Meaning:
+    """What the slots of the last stage stand for; those of finished trajectories have the value of padding."""
+
+    pair_shift: int  # ``slot >> pair_shift`` is where to look up all but the reward
+    state: np.ndarray
+    action: np.ndarray
+    log_probability: np.ndarray  # of the behaviour
+    reward: np.ndarray  # (slots,)
+    first_finished: int  # slots from here on are those of finished trajectories
+    n_states: int  # rows from here on are those of finished trajectories
+    row_shift: int  # ``base >> row_shift`` is the row, where to look up
+    state_of_row: np.ndarray  # of a finished row, the final state
+
+
+def sampling_tables(mdp, policy, theta, behaviour=None):
+    """Return the `Walk` and the `Meaning` of its slots, refusing episodes that never end.
+
+    A state has one row: of pairs (action, outcome) where they are few, which
+    makes one draw per step, and otherwise of actions, after which the outcome
+    is drawn from the row of (state, action). A terminated trajectory goes to a
+    row that leads to itself, one for each final state.
+    """
+    arguments.check_same_model(mdp, policy)
+    theta = policy.real_theta(theta)
+    if behaviour is None:
+        mu, log_mu = policy.probabilities(theta), policy.log_probabilities(theta)
+    else:
+        log_mu = policy.log_probabilities_of("behaviour", behaviour)
+        mu = policy.probabilities(behaviour) if np.ndim(behaviour) == 1 else np.asarray(behaviour, dtype=float)
+    if mdp.horizon is None:
+        graph.require_end(mdp, graph.possible_outcomes(mdp, mu), "needs episodes that end")
+    S, A, K = mdp.probability.shape
+    model = of_model(mdp)
+    stages: tuple[Stage, ...]
+    E = len(model.final_states)
+    if model.outcome is None:
+        first = stage((mu[:, :, None] * mdp.probability).reshape(S, -1), model.after.reshape(S, -1), S + np.arange(E))
+        cell = outcomes_of_slots(first.alias, S, A * K)
+        stages, pair, pair_shift, reward = (first,), cell // K, 0, mdp.reward.ravel()[cell]
+    else:
+        columns = model.outcome.alias.log_columns
+        first = stage(mu, np.arange(S * A).reshape(S, A), S * A + np.arange(E), columns)
+        stages, pair, pair_shift, reward = (first, model.outcome), np.arange(S * A), 1 + columns, model.reward
+    n_slots = len(stages[-1].leads_to)
+    meaning = Meaning(
+        pair_shift=pair_shift,
+        state=padded(pair // A, n_slots >> pair_shift),
+        action=padded(pair % A, n_slots >> pair_shift),
+        log_probability=padded(log_mu.ravel()[pair], n_slots >> pair_shift),
+        reward=padded(reward, n_slots),
+        first_finished=len(reward),
+        n_states=S,
+        row_shift=first.alias.log_columns,
+        state_of_row=np.concatenate([np.arange(S), model.final_states]),
+    )
+    return Walk(model.start, stages, S << first.alias.log_columns, mdp.horizon), meaning
+
+
+@dataclass(frozen=True, eq=False)
+class ModelTables:
+    """The part of the tables that no policy changes."""
+
+    final_states: np.ndarray  # (E,) where termination can lead
+    after: np.ndarray  # (S, A, K) int: the row of the first stage after each outcome
+    start: Stage
+    outcome: Stage | None  # None where (action, outcome) are drawn at once
+    reward: np.ndarray | None  # (slots,) of the outcome stage
+
+
+_prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # models cannot change, so theirs never do
+
+
+def of_model(mdp):
+    """Return the `ModelTables`, remembered as long as the model lives."""
+    found = _prepared.get(mdp)
+    if found is None:
+        found = _prepared[mdp] = _of_model(mdp)
+    return found
+
+
+def _of_model(mdp):
+    S, A, K = mdp.probability.shape
+    ends = np.unique(mdp.next_state[mdp.terminated])
+    after = np.where(mdp.terminated, S + np.searchsorted(ends, mdp.next_state), mdp.next_state)
+    joint = K == 1 or A * K <= JOINT_CELLS
+    columns = log_columns(A * K if joint else A)
+    start = stage(mdp.initial[None], np.arange(S)[None], np.arange(0), columns)
+    if joint:
+        return ModelTables(ends, after, start, None, None)
+    outcome = stage(mdp.probability.reshape(S * A, K), after.reshape(S * A, K), S + np.arange(len(ends)), columns)
+    cell = outcomes_of_slots(outcome.alias, S * A, K)
+    return ModelTables(ends, after, start, outcome, mdp.reward.ravel()[cell])
+
+
+def stage(probability, next_row, end_rows, next_log_columns=None):
+    """Return the stage that draws from `probability` (R, C) and goes to rows `next_row` (R, C) of the next.
+
+    Below the R rows it has one for each way to be finished, which leads to its
+    entry of `end_rows` (E,). The next stage has 2**`next_log_columns` columns,
+    by default those of this one.
+    """
+    C, E = probability.shape[1], len(end_rows)
+    alias = alias_tables(np.concatenate([probability, np.repeat(np.eye(1, C), E, axis=0)]))
+    next_row = np.concatenate([next_row, np.repeat(end_rows[:, None], C, axis=1)])
+    row = np.arange(len(alias.entry)) >> (1 + alias.log_columns)
+    shift = alias.log_columns if next_log_columns is None else next_log_columns
+    return Stage(alias, (next_row[row, alias.entry] << shift).astype(np.int32))
+
+
+def outcomes_of_slots(alias, n_rows, n_entries):
+    """Return the flat index into (rows, entries) of what each slot of the first `n_rows` rows stands for."""
+    slot = np.arange(2 * n_rows << alias.log_columns)
+    return (slot >> (1 + alias.log_columns)) * n_entries + alias.entry[slot]
+
+
+def padded(values, n):
+    """Return `values` with zeros appended to length n."""
+    return np.concatenate([values, np.zeros(n - len(values), dtype=values.dtype)])

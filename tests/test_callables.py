@@ -1,0 +1,188 @@
+"""Anybody's estimator: every batch in every order, and functions that cannot be judged refused by name."""
+
+import itertools
+
+import numpy as np
+import pytest
+from tolerances import assert_exact
+
+from reinforce_np import (
+    Problem,
+    RewardToGo,
+    TabularSoftmax,
+    TooLargeError,
+    algorithms,
+    enumerate_trajectories,
+    exact,
+    examples,
+    judge,
+    moments,
+    moments_by_enumeration,
+)
+from reinforce_np.estimators import Estimator
+from reinforce_np.exact import callables
+
+MDP = examples.referee(horizon=2)
+POLICY = TabularSoftmax(3, 3)
+THETA = np.linspace(-1, 1, 9)
+PROBLEM = Problem(MDP, POLICY, THETA)
+PAIR = Problem(examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5]), group_size=3)
+
+
+def scores(trajectories, theta, policy):
+    """Σψ of each trajectory, by loops."""
+    psi = policy.score(theta)
+    return np.array(
+        [
+            sum(psi[s, a] for s, a in zip(states[:n], actions[:n], strict=True))
+            for states, actions, n in zip(trajectories.states, trajectories.actions, trajectories.lengths, strict=True)
+        ]
+    )
+
+
+def returns(trajectories, gamma):
+    return (trajectories.rewards * trajectories.mask * gamma ** np.arange(trajectories.n_steps)).sum(axis=1)
+
+
+def whole_return(trajectories, theta, problem):
+    return (scores(trajectories, theta, problem.policy) * returns(trajectories, problem.gamma)[:, None]).mean(axis=0)
+
+
+def first_as_baseline(trajectories, theta, problem):
+    """The first rollout is the baseline of the others: in this order, and in no other."""
+    z, R = scores(trajectories, theta, problem.policy), returns(trajectories, problem.gamma)
+    return (z[1:] * (R[1:] - R[0])[:, None]).sum(axis=0) / len(R)
+
+
+def running_mean(trajectories, theta, problem):
+    """Each return minus the mean of those before it."""
+    z, R = scores(trajectories, theta, problem.policy), returns(trajectories, problem.gamma)
+    before = np.concatenate([[0.0], np.cumsum(R)[:-1] / np.arange(1, len(R))])
+    return (z * (R - before)[:, None]).mean(axis=0)
+
+
+def by_brute_force(f, problem):
+    """Mean and covariance over all tuples of trajectories, drawn independently after a shared first state."""
+    t, p = enumerate_trajectories(problem.mdp, problem.policy, problem.theta)
+    size = problem.group_size
+    found, weights = [], []
+    for row in itertools.product(range(len(p)), repeat=size):
+        if len({t.states[i, 0] for i in row}) == 1:
+            start = problem.mdp.initial[t.states[row[0], 0]]
+            found.append(f(t.take(list(row)), problem.theta, problem))
+            weights.append(start * np.prod(p[list(row)] / start))
+    found, weights = np.array(found), np.array(weights)
+    mean = weights @ found
+    return mean, (weights[:, None] * (found - mean)).T @ (found - mean)
+
+
+@pytest.mark.parametrize("f", [whole_return, first_as_baseline, running_mean])
+@pytest.mark.parametrize("problem", [PAIR, PROBLEM.replace(mdp=MDP.replace(horizon=1), group_size=2)])
+def test_every_batch_in_every_order(f, problem):
+    found = moments(f, problem)
+    mean, covariance = by_brute_force(f, problem)
+    assert_exact(found.mean, mean)
+    assert_exact(found.covariance, covariance)
+    assert found.route == "enumeration"
+
+
+def test_verdicts_on_functions_of_one_trajectory():
+    assert judge(whole_return, PROBLEM).kind == "unbiased"
+    assert judge(lambda t, theta: 2 * whole_return(t, theta, PROBLEM), PROBLEM).factor == pytest.approx(2)
+    backwards = judge(lambda t, theta: -whole_return(t, theta, PROBLEM), PROBLEM)
+    assert (backwards.kind, backwards.factor) == ("proportional", pytest.approx(-1))
+    assert judge(lambda t, theta: whole_return(t, theta, PROBLEM) + 1e-6, PROBLEM).kind == "biased"
+
+
+def test_the_order_of_a_batch_is_never_ignored_unless_it_is_declared():
+    right = judge(first_as_baseline, PAIR)
+    assert (right.kind, right.factor) == ("proportional", pytest.approx(2 / 3))
+    assert right.moments.n_batches == 27
+    declared = judge(first_as_baseline, PAIR, exchangeable=True)  # a false declaration: sorted batches only
+    assert declared.moments.n_batches == 10 and declared.kind == "biased"
+    fair = moments(whole_return, PAIR, exchangeable=True)
+    assert fair.n_batches == 10
+    assert_exact(fair.covariance, moments(whole_return, PAIR).covariance)
+
+
+def test_a_function_and_an_estimator_that_are_the_same_have_the_same_moments():
+    for estimator, f in ((Estimator(RewardToGo()), None), (algorithms.rloo(), None)):
+        problem = PROBLEM.replace(mdp=MDP.replace(horizon=1), group_size=2)
+        f = lambda t, theta, e=estimator: e.gradient(t, MDP, POLICY, theta)  # noqa: E731
+        ours = moments_by_enumeration(estimator, problem.mdp, POLICY, THETA, group_size=2)
+        theirs = moments(f, problem)
+        assert_exact(theirs.mean, ours.mean)
+        assert_exact(theirs.covariance, ours.covariance)
+        assert theirs.n_batches > ours.n_batches
+
+
+def test_the_three_forms():
+    plain = judge(lambda trajectories, theta: whole_return(trajectories, theta, PROBLEM), PROBLEM)
+    with_problem = judge(whole_return, MDP, POLICY, THETA)
+    made = judge(lambda problem: lambda t, theta: whole_return(t, theta, problem), PROBLEM)
+    estimator = judge(lambda problem: Estimator(RewardToGo(np.ones(problem.mdp.n_states))), PROBLEM)
+    assert {plain.kind, with_problem.kind, made.kind, estimator.kind} == {"unbiased"}
+    assert estimator.moments.route == "recursion"
+    for wrong in (3, Estimator, lambda: 0, lambda a, b, c, d: 0, lambda problem: problem):
+        with pytest.raises(TypeError, match="pass an Estimator such as"):
+            judge(wrong, PROBLEM)
+    with pytest.raises(TypeError, match="given twice"):
+        judge(whole_return, PROBLEM, POLICY, THETA)
+    with pytest.raises(TypeError, match="or a Problem"):
+        judge(whole_return, MDP, POLICY)
+
+
+def test_functions_that_cannot_be_judged_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"whole_return returned an array of shape \(9, 1\)"):
+        judge(column(whole_return), PROBLEM)
+    with pytest.raises(ValueError, match=r"shape \(\) and dtype object"):
+        judge(lambda t, theta: None, PROBLEM)
+    calls = itertools.count()
+    with pytest.raises(ValueError, match="keeps a state between calls or draws random numbers"):
+        judge(lambda t, theta: theta * next(calls), PROBLEM)
+    with pytest.raises(ValueError, match="read-only"):
+        judge(lambda t, theta: theta.fill(0), PROBLEM)
+    with pytest.raises(TooLargeError, match="or declare it exchangeable"):
+        judge(whole_return, PROBLEM, group_size=8)
+    with pytest.raises(ValueError, match="route='recursion' is for an Estimator"):
+        moments(whole_return, PROBLEM, route="recursion")
+
+
+def column(f):
+    def whole_return(trajectories, theta):
+        return f(trajectories, theta, PROBLEM)[:, None]
+
+    return whole_return
+
+
+def test_an_estimate_that_is_not_finite_is_undefined_and_says_where():
+    def standardised(trajectories, theta):
+        R = returns(trajectories, PAIR.gamma)
+        return (scores(trajectories, theta, PAIR.policy) * ((R - R.mean()) / R.std())[:, None]).mean(axis=0)
+
+    verdict = judge(standardised, PAIR)
+    assert verdict.kind == "undefined" and verdict.moments is None
+    assert str(verdict).endswith(
+        "returned nan for component 0 of the batch of s0 a0 r0, end; s0 a0 r0, end; s0 a0 r0, end"
+    )
+    assert verdict.as_dict()["reason"] == verdict.reason
+    with pytest.raises(callables.NotFiniteError):
+        moments(standardised, PAIR)
+
+
+def test_single_precision_is_no_bias():
+    def single(trajectories, theta):
+        return whole_return(trajectories, theta, PROBLEM).astype(np.float32)
+
+    assert judge(single, PROBLEM).kind == "unbiased"
+    widened = judge(lambda t, theta: single(t, theta).astype(np.float64), PROBLEM)
+    assert widened.kind == "biased" and "precision=np.float32" in str(widened)
+    assert judge(lambda t, theta: single(t, theta).astype(np.float64), PROBLEM, precision=np.float32).kind == "unbiased"
+    assert judge(lambda t, theta: single(t, theta) * np.float32(1.001), PROBLEM).kind == "proportional"
+
+
+def test_the_objective_may_be_made_from_the_problem():
+    problem = PROBLEM.replace(beta=0.5, reference=np.zeros(9))
+    verdict = judge(whole_return, problem, objective=lambda p: exact.KLRegularised(p.reference, p.beta))
+    assert verdict.kind == "biased"
+    assert isinstance(verdict.objective, exact.KLRegularised)
