@@ -231,6 +231,9 @@ def test_blocks_are_the_same_for_every_executor():
     assert np.array_equal(serial.observations, parallel.observations)
     elsewhere = pickle.loads(pickle.dumps(source)).draw(LOGITS, 30, rng=np.random.SeedSequence(1))  # another process
     assert np.array_equal(serial.trajectories.rewards, elsewhere.trajectories.rewards)
+    fewer = source.draw(LOGITS, 8, rng=1).trajectories  # the first block, and the next one is another
+    assert np.array_equal(fewer.rewards, serial.trajectories.rewards[:8])
+    assert not np.array_equal(fewer.rewards, serial.trajectories.rewards[8:16])
     rng = np.random.default_rng(1)
     first, second = (source.draw(LOGITS, 30, rng=rng).trajectories.rewards.sum() for _ in range(2))
     assert first != second
@@ -248,6 +251,31 @@ def test_episodes_are_cut_after_max_steps():
     draw = referee_source(max_steps=2).draw(LOGITS, 50, rng=0)
     assert draw.trajectories.lengths.max() == 2
     assert np.array_equal(draw.trajectories.truncated, draw.trajectories.lengths == 2)
+
+
+class Space:
+    def __init__(self, **fields):
+        self.__dict__.update(fields)
+
+
+def test_continuous_actions_fit_the_space_and_are_recorded_as_drawn():
+    class Box:
+        action_space = Space(low=np.array([[-1.0, -1.0]]), high=np.array([[1.0, 0.5]]), shape=(1, 2), dtype=np.float32)
+
+        def reset(self, *, seed=None):
+            return [0.0], {}
+
+        def step(self, action):
+            assert action.shape == (1, 2) and action.dtype == np.float32
+            return action[0, :1], float(action[0, 1]), True, False, {}
+
+    draw = EnvironmentSource(Box, GaussianPolicy(features.Polynomial([0], [1], order=0), 2), gamma=1.0).draw(
+        np.zeros(4), 50, rng=0
+    )
+    given = np.clip(draw.actions[draw.trajectories.states[:, 0]], [-1.0, -1.0], [1.0, 0.5])
+    assert np.abs(draw.actions).max() > 1.5
+    np.testing.assert_allclose(draw.trajectories.rewards[:, 0], given[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(draw.observations[draw.trajectories.final_states, 0], given[:, 0], rtol=1e-6)
 
 
 def test_nothing_is_bootstrapped_after_termination_even_when_truncated_too():
@@ -351,11 +379,6 @@ class Broken(Clock):
 
     def step(self, action):
         return self.seen, self.reward, False, False, {}
-
-
-class Space:
-    def __init__(self, **fields):
-        self.__dict__.update(fields)
 
 
 def source_of(*arguments, policy=POLICY, **options):

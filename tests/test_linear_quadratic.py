@@ -174,6 +174,23 @@ def test_one_step_covariance_is_that_of_the_quadrature(baseline):
     assert_exact((estimates * weights[:, None]).T @ estimates - np.outer(mean, mean), found.covariance)
 
 
+def test_the_environment_is_the_problem():
+    lq, theta = problem(horizon=4)
+    draw = EnvironmentSource(lq.environment, lq.policy, gamma=lq.gamma).draw(theta, 5, rng=0)
+    t, gaps = draw.trajectories, []
+    assert t.truncated.all() and not t.terminated.any() and t.n_steps == 4
+    for s, reward in zip(t.states.ravel(), t.rewards.ravel()):
+        x, u = draw.observations[s], draw.actions[s]
+        assert_exact(reward, -(x @ lq.Q @ x) - u @ lq.R @ u)
+        gaps.append(draw.observations[s + 1] - lq.A @ x - lq.B @ u)
+    gaps = np.array(gaps)
+    assert np.abs(gaps[:, 0]).max() < 1e-12  # no noise in the first component
+    assert np.all(np.abs(gaps[:, 1:]).max(axis=0) < 5 * np.sqrt(np.diag(lq.W)[1:]))
+    assert np.all(np.abs(gaps[:, 1:]).std(axis=0) > 0.1)
+    starts = draw.observations[t.states[:, 0]]
+    assert all(any(np.array_equal(x, start) for start in lq.initial) for x in starts)
+
+
 def test_black_box_estimates_have_the_exact_mean_and_variance():
     lq, theta = problem(2, 2, horizon=1, seed=5)
     exact = one_step_moments(lq, theta)

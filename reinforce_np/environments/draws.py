@@ -139,8 +139,8 @@ class Episodes(NamedTuple):
 
     observations: np.ndarray  # (S, d)
     actions: np.ndarray  # (S, ...), zero in final rows
-    rewards: np.ndarray  # (S,), zero in final rows
-    log_probabilities: np.ndarray  # (S,), zero in final rows
+    rewards: np.ndarray  # (S,), not read in final rows
+    log_probabilities: np.ndarray  # (S,), not read in final rows
     lengths: np.ndarray  # (N,), without the final row
     terminated: np.ndarray  # (N,)
     truncated: np.ndarray  # (N,)
