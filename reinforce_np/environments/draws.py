@@ -18,6 +18,8 @@ from reinforce_np.sampling import sample, seed_sequence
 from reinforce_np.sampling.draw import IN_FLIGHT
 from reinforce_np.trajectories import PADDING, Trajectories
 
+UNKNOWN = {"probability", "next_state", "reward", "terminated", "initial", "horizon", "expected_reward", "continuation"}
+
 
 @dataclass(frozen=True, eq=False)
 class Draw:
@@ -79,13 +81,14 @@ class Steps:
     n_actions: int
     gamma: float
 
-    @property
-    def probability(self):
-        """Refuse: nobody knows the transition probabilities of a black box."""
-        raise TypeError(
-            f"mdp={self!r} stands for the steps of a black box, which has no exact answer; pass a FiniteMDP, or use the "
-            "trajectories alone (Estimator.gradient)"
-        )
+    def __getattr__(self, name):
+        """Refuse what only a model can say."""
+        if name in UNKNOWN:
+            raise TypeError(
+                f"mdp={self!r} stands for the steps of a black box: nobody knows its {name}, and it has no exact answer; pass a "
+                "FiniteMDP, or use the trajectories alone (Estimator.gradient)"
+            )
+        raise AttributeError(name)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,8 +139,8 @@ class Episodes(NamedTuple):
 
     observations: np.ndarray  # (S, d)
     actions: np.ndarray  # (S, ...), zero in final rows
-    rewards: np.ndarray  # (S,), zero in final rows
-    log_probabilities: np.ndarray  # (S,), zero in final rows
+    rewards: np.ndarray  # (S,), not read in final rows
+    log_probabilities: np.ndarray  # (S,), not read in final rows
     lengths: np.ndarray  # (N,), without the final row
     terminated: np.ndarray  # (N,)
     truncated: np.ndarray  # (N,)

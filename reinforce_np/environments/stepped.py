@@ -241,7 +241,6 @@ def collect_vector(env, source, act, n, rng):
             last = final_observations(info, over, following) if mode == SAME_STEP else following.copy()
             if mode == DISABLED:
                 following[over] = as_rows(env.reset(options={"reset_mask": over})[0], L)[over]
-            episode = episode.copy()
             for i in np.flatnonzero(over & live):
                 finals.append((episode[i], last[i], terminated[i], truncated[i]))
                 episode[i], length[i] = (begun, 0) if begun < n else (IDLE, 0)

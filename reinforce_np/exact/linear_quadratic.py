@@ -355,10 +355,9 @@ def quadrature(problem, theta, *, nodes=5):
     N, policy = len(x), problem.policy
     rows = {"observations": observations, "actions": actions, "rewards": rewards}
     flat = {name: np.stack(steps, axis=1).reshape(N * (T + 1), *steps[0].shape[1:]) for name, steps in rows.items()}
-    log_density = policy.on(flat["observations"], flat["actions"]).log_probabilities(theta)[:, 0].reshape(N, T + 1)
-    log_density[:, T] = 0.0
+    log_density = policy.on(flat["observations"], flat["actions"]).log_probabilities(theta)[:, 0]
     ends = {"lengths": np.full(N, T), "terminated": np.zeros(N, dtype=bool), "truncated": np.ones(N, dtype=bool)}
-    return as_draw([Episodes(**flat, log_probabilities=log_density.ravel(), **ends)], policy, problem.gamma), weights
+    return as_draw([Episodes(**flat, log_probabilities=log_density, **ends)], policy, problem.gamma), weights
 
 
 def second_moment(points):

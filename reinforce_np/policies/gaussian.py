@@ -10,6 +10,7 @@ whose density has the factor |da/du|⁻¹ = Π 1/(half (1 − tanh² u)): it dep
 the action but not on θ, so the score is the same.
 """
 
+import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.policies.neural import split
-from reinforce_np.policies.observed import check_features
+from reinforce_np.policies.observed import check_features, contract_rows
 
 LOG_2PI = np.log(2 * np.pi)
 WIDEST = 300.0  # |log σ|: σ⁻² still fits into float64
@@ -192,6 +193,11 @@ class VisitedGaussian:
         """Return θ as one real vector (D,), or say what is wrong with it."""
         return arguments.real_array("theta", theta, shape=(self.n_parameters,))
 
+    def at(self, steps):
+        """Return the policy over some of the observations."""
+        columns = ("features", "deviation_features", "actions")
+        return dataclasses.replace(self, **{name: getattr(self, name)[steps] for name in columns})
+
     def law(self, theta):
         """Return μ and log σ of every state, both (..., S, m), for real or complex θ."""
         theta = np.asarray(theta)
@@ -230,8 +236,8 @@ class VisitedGaussian:
             Of no use.
         """
         raise TypeError(
-            "a Gaussian policy has densities, not probabilities, so this closed form over all actions is not available; "
-            'use the sampled one: EntropyBonus(sampled=True), or KLPenalty with kind="k1", "k2" or "k3"'
+            "a Gaussian policy has densities, not probabilities; use log_probabilities, and for sums over all actions the "
+            "closed forms entropy, kl, entropy_gradient, kl_gradient and fisher_information"
         )
 
     def score(self, theta):
@@ -265,6 +271,9 @@ class VisitedGaussian:
         -------
         array (..., D)
         """
+        return contract_rows(self, self._contract, theta, weights)
+
+    def _contract(self, theta, weights):
         weights = np.asarray(weights)
         if weights.shape[-2:] != (self.n_states, 1):
             raise ValueError(f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, 1)")
@@ -317,9 +326,54 @@ class VisitedGaussian:
         array (..., S)
             May be negative: it is the entropy of a density.
         """
+        self._refuse_squashed()
+        return (self.law(theta)[1] + (1 + LOG_2PI) / 2).sum(axis=-1)
+
+    def entropy_gradient(self, theta, state_weights):
+        """Σ_s d(s) ∇H(s), shape (..., D): χ(s) for every log-deviation, nothing for the mean.
+
+        Parameters
+        ----------
+        theta : array (D,)
+            Parameters.
+        state_weights : array (..., S)
+            d(s).
+
+        Returns
+        -------
+        array (..., D)
+        """
+        self._refuse_squashed()
+        (F, m), _ = self.shapes
+        deviation = np.asarray(state_weights) @ self.deviation_features
+        mean = np.zeros((*deviation.shape[:-1], F * m))
+        return np.concatenate([mean, np.repeat(deviation, m, axis=-1)], axis=-1)
+
+    def kl_gradient(self, theta, reference, state_weights):
+        """Σ_s d(s) ∇KL(s), shape (..., D): φ (μ − μ_ref)/σ_ref² for the mean, χ (e^{2δ} − 1) for the log-deviation.
+
+        Parameters
+        ----------
+        theta : array (D,)
+            Parameters.
+        reference : array (D,)
+            As in `kl`.
+        state_weights : array (..., S)
+            d(s).
+
+        Returns
+        -------
+        array (..., D)
+        """
+        (mu, log_sigma), (mu_ref, log_ref) = self.law(theta), self.law(self._parameters("reference", reference))
+        d = np.asarray(state_weights)[..., None]
+        mean = self.features.T @ (d * (mu - mu_ref) * np.exp(-2 * log_ref))
+        deviation = self.deviation_features.T @ (d * np.expm1(2 * (log_sigma - log_ref)))
+        return np.concatenate([part.reshape(*d.shape[:-2], -1) for part in (mean, deviation)], axis=-1)
+
+    def _refuse_squashed(self):
         if self.half is not None:
             raise TypeError("the entropy of a squashed Gaussian has no closed form; use EntropyBonus(sampled=True)")
-        return (self.law(theta)[1] + (1 + LOG_2PI) / 2).sum(axis=-1)
 
     def kl(self, theta, reference):
         """KL(π_θ(·|s) ‖ π_ref(·|s)) = Σ_i [½(e^{2δ} − 1) − δ + (μ − μ_ref)²/2σ_ref²], δ = log σ − log σ_ref, shape (..., S).

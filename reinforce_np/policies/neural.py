@@ -10,6 +10,7 @@ Backwards, for weights w(s,a) on the scores:
     ∂W₁ = φᵀ δu,      ∂b₁ = Σ_s δu
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.policies import softmax
 from reinforce_np.policies.base import LARGEST_MATRIX, SoftmaxPolicy
-from reinforce_np.policies.observed import check_features, drawn
+from reinforce_np.policies.observed import check_features, contract_rows, drawn
 
 SCORES = 2**22  # entries of the scores that are held at once
 
@@ -175,6 +176,10 @@ class VisitedNetwork(SoftmaxPolicy):
         layers = Layers(*split(theta, self.shapes))
         return self.hidden(layers) @ layers.W2 + layers.b2
 
+    def at(self, steps):
+        """Return the policy over some of the observations."""
+        return dataclasses.replace(self, features=self.features[steps])
+
     def contract(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D): one pass forwards, one pass back.
 
@@ -189,27 +194,20 @@ class VisitedNetwork(SoftmaxPolicy):
         -------
         array (..., D)
         """
+        return contract_rows(self, self._backwards, theta, weights)
+
+    def _backwards(self, theta, weights):
         theta, weights = self.check_theta(theta), np.asarray(weights)
         if weights.shape[-2:] != (self.n_states, self.n_actions):
             raise ValueError(
                 f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})"
             )
         layers = Layers(*split(theta, self.shapes))
-        h, pi = self.hidden(layers), self.probabilities(theta)
-        if theta.ndim > 1 or weights.ndim == 2:
-            return self._backwards(layers, self.features, h, softmax.contract_logit_score(pi, weights))
-        rows = []
-        for w in weights.reshape(-1, *weights.shape[-2:]):  # one at a time, and of each only the steps it weighs
-            s = np.flatnonzero(w.any(axis=1))
-            rows.append(self._backwards(layers, self.features[s], h[s], softmax.contract_logit_score(pi[s], w[s])))
-        return np.array(rows).reshape(*weights.shape[:-2], self.n_parameters)
-
-    def _backwards(self, layers, phi, h, dz):
-        """Return the parts of the gradient from δz (..., S, A), laid flat, shape (..., D)."""
+        h = self.hidden(layers)
+        dz = softmax.contract_logit_score(self.probabilities(theta), weights)
         du = (dz @ np.swapaxes(layers.W2, -1, -2)) * (1.0 - h**2)
-        parts = (phi.T @ du, du.sum(axis=-2), np.swapaxes(h, -1, -2) @ dz, dz.sum(axis=-2))
-        leading = dz.shape[:-2]
-        return np.concatenate([part.reshape(*leading, -1) for part in parts], axis=-1)
+        parts = (self.features.T @ du, du.sum(axis=-2), np.swapaxes(h, -1, -2) @ dz, dz.sum(axis=-2))
+        return np.concatenate([part.reshape(*dz.shape[:-2], -1) for part in parts], axis=-1)
 
     def score(self, theta):
         """∇_θ log π_θ(a|s) for every state-action pair, shape (..., S, A, D).
@@ -270,7 +268,7 @@ class VisitedNetwork(SoftmaxPolicy):
         counted = np.flatnonzero(state_weights)
         for first in range(0, len(counted), size):
             s = counted[first : first + size]
-            part = VisitedNetwork(self.features[s], self.n_actions, self.n_hidden)
+            part = self.at(s)
             psi = part.score(theta).reshape(-1, D)
             F += psi.T @ ((state_weights[s, None] * part.probabilities(theta)).reshape(-1, 1) * psi)
         return F

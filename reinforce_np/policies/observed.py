@@ -18,6 +18,7 @@ What a policy for observations has:
     is_density                       whether the actions are continuous
 """
 
+import dataclasses
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.policies.base import SoftmaxPolicy
+
+FEW = 2**12  # (step, action) cells that are faster contracted at once for every row
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,6 +153,26 @@ class VisitedSoftmax(SoftmaxPolicy):
         """max |φ(s)_f|/τ, shape (D,)."""
         return np.repeat(np.abs(self.features).max(axis=0), self.n_actions) / self.temperature
 
+    def at(self, steps):
+        """Return the policy over some of the observations."""
+        return dataclasses.replace(self, features=self.features[steps])
+
+    def contract(self, theta, weights):
+        """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
+
+        Parameters
+        ----------
+        theta : array (..., D)
+            Parameters, real or complex.
+        weights : array (..., S, A)
+            Weight on each score; leading axes broadcast against those of `theta`.
+
+        Returns
+        -------
+        array (..., D)
+        """
+        return contract_rows(self, super().contract, theta, weights)
+
     def linear_logits(self, theta):
         """z(s, a; θ) = Σ_f φ(s)_f θ[f·A + a], shape (..., S, A)."""
         return self.features @ theta.reshape(*theta.shape[:-1], -1, self.n_actions)
@@ -172,6 +195,38 @@ class VisitedSoftmax(SoftmaxPolicy):
         for a, b in np.ndindex(A, A):
             result[:, a, :, b] = self.features.T @ (blocks[:, a, b, None] * self.features)
         return result.reshape(F * A, F * A)
+
+
+def contract_rows(visited, contract, theta, weights):
+    """Return ``contract(theta, weights)``, for several rows of weights each over the steps that it weighs.
+
+    A row is a trajectory, which visits a few of all the steps: so the work for N
+    trajectories grows like their steps, and not like N times all steps.
+
+    Parameters
+    ----------
+    visited : policy
+        Over visited steps, with ``at`` to pick some of them.
+    contract : callable
+        Of the same policy, for one row.
+    theta : array (..., D)
+        Parameters.
+    weights : array (..., S, A)
+        Weight on each score.
+
+    Returns
+    -------
+    array (..., D)
+    """
+    weights = np.asarray(weights)
+    S, A = visited.n_states, visited.n_actions
+    if np.ndim(theta) != 1 or weights.ndim < 3 or weights.shape[-2:] != (S, A) or S * A <= FEW:
+        return contract(theta, weights)
+    rows = []
+    for w in weights.reshape(-1, S, A):
+        s = np.flatnonzero(w.any(axis=-1))
+        rows.append(visited.at(s).contract(theta, w[s]))
+    return np.array(rows).reshape(*weights.shape[:-2], visited.n_parameters)
 
 
 def drawn(preferences, rng):
