@@ -18,6 +18,7 @@ Data flows down this list, imports never up:
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
+    referee                       a panel of problems, a catalogue of wrong estimators, likely causes
     sweeps                        tables of exact bias and variance
     plots                         draw them, with matplotlib
     command_line                  python -m reinforce_np
@@ -46,6 +47,7 @@ from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.problem import Problem
+from reinforce_np.referee.panel import judge_on_panel
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
 
@@ -73,6 +75,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "examples",
     "finite_difference",
     "judge",
+    "judge_on_panel",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",
