@@ -16,14 +16,13 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.checks.estimates import batches_drawn, estimates_of, name_of_batches
-from reinforce_np.checks.facts import CALL, SamplerFacts
+from reinforce_np.checks.facts import SamplerFacts, call_size
 from reinforce_np.checks.intervals import interval_of
 from reinforce_np.checks.laws import LIMIT, law_of
 from reinforce_np.checks.means import MISS
 from reinforce_np.checks.processes import e_process_of
 from reinforce_np.exact.callables import bound as bound_to
 from reinforce_np.exact.objectives import Discounted
-from reinforce_np.exact.record import DOUBLE
 from reinforce_np.problem import problem_of
 
 ALPHA = 1e-6
@@ -112,9 +111,10 @@ class Confirmation:
             text = f"not rejected {over} in {len(self.components)} components"
             few = f", but too few {self.batches.split()[0]} to notice even a missing gradient"
             return text if self.conclusive else text + few
-        for fact in self.facts:  # in causal order: the first that is wrong explains the others
-            if fact.rejected:
-                return f"REJECTED {over}: {fact}"
+        wrong = [fact for fact in self.facts if fact.rejected]
+        if wrong:  # in causal order: the first may explain the others
+            others = f". Rejected too: {', '.join(fact.name for fact in wrong[1:])}" if wrong[1:] else ""
+            return f"REJECTED {over}: {wrong[0]}{others}"
         if self.log_probability.min() >= -self.log_odds:
             i = int(np.argmax(np.abs(self.z)))
             return (
@@ -197,8 +197,8 @@ def confirm(
         be independent (group by group, where they are grouped): judged too.
         `rng` is a `numpy.random.Generator`.
     call : int, optional
-        How many batches are asked of the sampler at a time; 840, which all
-        small numbers of workers divide, or half of `n`.
+        How many batches are asked of the sampler at a time; 840, which most
+        small numbers of workers divide, or fewer when `n` is small.
     alpha : float
         Family-wise false-alarm rate: a correct estimator is rejected with
         probability at most `alpha`, for every n and every model.
@@ -249,7 +249,7 @@ def confirm(
     estimator, objective = bound_to(estimator, problem), objective_of(objective, problem)
     law = law_of(
         estimator, problem, objective, components,
-        like=like, variance=variance, bound=bound, exchangeable=exchangeable, limit=limit,
+        like=like, variance=variance, bound=bound, exchangeable=exchangeable, precision=precision, limit=limit,
     )  # fmt: skip
     if law is None and sampler is not None:
         raise ValueError(
@@ -259,9 +259,8 @@ def confirm(
     if law is None:
         return _describe(estimator, problem, objective, components, n, alpha, executor, rng)
     return confirm_law(
-        law, estimator, problem, n,
-        precision=precision, sampler=sampler, call=call, alpha=alpha, executor=executor, rng=rng,
-    )  # fmt: skip
+        law, estimator, problem, n, sampler=sampler, call=call, alpha=alpha, executor=executor, rng=rng
+    )
 
 
 def smallest_detectable_bias(
@@ -405,34 +404,30 @@ def needed_for_bias(law, bias, alpha, miss):
     return n
 
 
-def confirm_law(
-    law, estimator, problem, n, *, precision=None, sampler=None, call=None, alpha=ALPHA, executor=None, rng=None
-):
+def confirm_law(law, estimator, problem, n, *, sampler=None, call=None, alpha=ALPHA, executor=None, rng=None):
     """Judge a run against a law that is already known; as `confirm`."""
     facts = None
     if sampler is not None:
         if executor is not None:
             raise TypeError("executor= draws with the library's own sampler; sampler= is yours: pass one of them")
-        facts = SamplerFacts(problem, law, sampler, n, _call(call, n), alpha, rng)
+        call = call_size(n) if call is None else arguments.integer("call", call, low=1)
+        facts = SamplerFacts(problem, law, sampler, n, call, alpha, rng)
     elif call is not None:
         raise TypeError(f"call={call!r} is how many batches are asked of a sampler, and there is none: pass sampler=")
     others = 0 if facts is None else facts.n_tests
     test = law.test(n, alpha, others=others)
-    eps = DOUBLE if precision is None else float(np.finfo(precision).eps)
     deviations, sums = np.zeros_like(test.means), np.zeros_like(test.means)
     for batches in batches_drawn(problem, n, executor=executor, rng=rng) if facts is None else facts.calls():
-        estimates, returned_in = estimates_of(estimator, batches, problem)
-        eps = max(eps, returned_in)
-        statistics = law.statistics(estimates)
+        statistics = law.statistics(estimates_of(estimator, batches, problem))
         deviations += (statistics - law.means).sum(axis=0)  # so that what never varies adds up to nothing
         sums += test.terms(statistics).sum(axis=0)
         if facts is not None:
             facts.add(batches, statistics[:, 0])
-    log_probability = test.log_probability(sums, looseness=eps / DOUBLE)
+    log_probability = test.log_probability(sums)
     log_e_value = 0.0
     if law.values is not None:
         process = e_process_of(law)
-        log_e_value = float(process.log_e_value(process.sums_of_listed(deviations), n, eps / DOUBLE))
+        log_e_value = float(process.log_e_value(process.sums_of_listed(deviations), n))
     found = () if facts is None else facts.judged()
     standard_error = np.sqrt(law.variance / n)
     deviation = deviations[0] / n
@@ -460,7 +455,7 @@ def _describe(estimator, problem, objective, components, n, alpha, executor, rng
     centre = law_of(estimator, problem, objective, components, variance=0.0)  # for the gradient alone
     total, squares = np.zeros_like(centre.gradient), np.zeros_like(centre.gradient)
     for batches in batches_drawn(problem, n, executor=executor, rng=rng):
-        deviation = centre.statistics(estimates_of(estimator, batches, problem)[0])[:, 0] - centre.gradient
+        deviation = centre.statistics(estimates_of(estimator, batches, problem))[:, 0] - centre.gradient
         total += deviation.sum(axis=0)
         squares += (deviation**2).sum(axis=0)
     return interval_of(n, alpha, centre.components, centre.gradient, total, squares, name_of_batches(problem))
@@ -487,11 +482,6 @@ def _count(n):
     if n is None:
         raise TypeError("n=None: say how many batches to draw")
     return arguments.integer("n", n, low=1)
-
-
-def _call(call, n):
-    """Return how many batches are asked of a sampler at a time."""
-    return min(CALL, max(n // 2, 1)) if call is None else arguments.integer("call", call, low=1)
 
 
 def probability(name, value):

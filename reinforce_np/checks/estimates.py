@@ -41,10 +41,8 @@ def estimates_of(estimator, trajectories, problem):
 
     Returns
     -------
-    estimates : array (B, D)
+    array (B, D)
         In float64.
-    precision : float
-        The largest unit rounding of the types they were returned in.
 
     Raises
     ------
@@ -56,9 +54,8 @@ def estimates_of(estimator, trajectories, problem):
     >>> from reinforce_np import Problem, TabularSoftmax, algorithms, examples, sample
     >>> problem = Problem(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), group_size=2)
     >>> batches = sample(problem.mdp, problem.policy, problem.theta, 4, group_size=2, rng=0)
-    >>> estimates, precision = estimates_of(algorithms.rloo(), batches, problem)
-    >>> estimates.shape, precision
-    ((2, 2), 2.220446049250313e-16)
+    >>> estimates_of(algorithms.rloo(), batches, problem).shape
+    (2, 2)
     """
     size = batch_size(problem)
     n_batches = len(trajectories) // size
@@ -74,15 +71,21 @@ def estimates_of(estimator, trajectories, problem):
             raise callables.NotFiniteError(
                 f"{estimator!r} returned {estimates[b, i]} for component {i} of {callables.describe(batch)}"
             )
-        return estimates, DOUBLE
-    estimates, precision = np.empty((n_batches, len(problem.theta))), DOUBLE
+        return estimates
+    estimates = np.empty((n_batches, len(problem.theta)))
     for b in range(n_batches):
         members = np.arange(b * size, (b + 1) * size)
-        found = callables.estimate_of(estimator, batch_of(trajectories, members, groups[:size]), problem.theta)
-        estimates[b] = found
-        if found.dtype.kind == "f":
-            precision = max(precision, float(np.finfo(found.dtype).eps))
-    return estimates, precision
+        estimates[b] = callables.estimate_of(estimator, batch_of(trajectories, members, groups[:size]), problem.theta)
+    return estimates
+
+
+def precision_of(estimator, problem):
+    """Return the unit rounding of the type in which a function returns its estimates: that of float64, or a larger one."""
+    if isinstance(estimator, Estimator):
+        return DOUBLE
+    batch = next(batches_drawn(problem, 1, rng=0))
+    found = callables.estimate_of(estimator, batch_of(batch, np.arange(len(batch)), np.arange(len(batch)) // problem.group_size), problem.theta)
+    return max(DOUBLE, float(np.finfo(found.dtype).eps)) if found.dtype.kind == "f" else DOUBLE
 
 
 def batches_drawn(problem, n, *, executor=None, rng=None):

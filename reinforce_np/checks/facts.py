@@ -18,9 +18,9 @@ batches,
 
 has mean zero and variance v² when they are independent: exactly, since
 different products are uncorrelated. Batches that agree make it positive. The sets are neighbours;
-batches that lie a half, a third, a fifth or a seventh of a call apart, where a
-sampler that shares a call among workers puts the same place of different streams;
-a whole call; and the same place of two calls.
+batches that lie a half, a third, ... of a call apart, where a sampler that shares
+a call among workers puts the same place of different streams; a whole call; and
+the same place of two calls.
 """
 
 import math
@@ -37,8 +37,8 @@ from reinforce_np.exact import bellman, callables
 from reinforce_np.exact.record import DOUBLE
 from reinforce_np.trajectories import Trajectories
 
-CALL = 840  # batches asked for at a time: divisible by 2, ..., 8, 10, 12, 14 and 15, as numbers of workers are
-SHARES = (2, 3, 5, 7)  # sets of batches that lie a half, a third, ... of a call apart
+CALLS = (840, 420, 120, 60, 12)  # batches asked for at a time: divisible by most small numbers of workers
+SHARES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15)  # sets of batches that lie a half, a third, ... of a call apart
 SAME_REWARD = 1e-6  # relative to the largest: rewards that went through float32
 SAME_LOG_PROBABILITY = 1e-5  # likewise
 ROUNDING = 64 * DOUBLE
@@ -127,7 +127,7 @@ class SamplerFacts:
         self.of_means = MeanTest(n, means, variances, roundings, self.log_odds)
         self.of_products = {
             name: MeanTest(
-                n_sets, np.zeros_like(self.Z_means), self.Z_variances**2,
+                n_sets, np.zeros_like(self.Z_means), np.maximum(self.Z_variances**2, TINY**2),
                 self.Z_roundings * (2 * np.sqrt(self.Z_variances) + self.Z_roundings), self.log_odds,
             )
             for name, n_sets in self.n_sets.items()
@@ -274,6 +274,11 @@ class SamplerFacts:
                 likeness = self.product_totals[name][i] / self.n_sets[name] / self.Z_variances[i]
                 text = f"the {names[i]} of {name} are not independent: their products average {likeness:.3g} variances, not 0"
         return "independence", worst, text
+
+
+def call_size(n):
+    """Return how many of n batches to ask for at a time: at least two calls."""
+    return next((size for size in CALLS if 2 * size <= n), max(n // 2, 1))
 
 
 def outcome_classes(mdp):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from reinforce_np import arguments, enumeration
-from reinforce_np.checks.estimates import batch_size, estimates_of
+from reinforce_np.checks.estimates import batch_size, estimates_of, precision_of
 from reinforce_np.checks.means import MISS, TINY, MeanTest, catoni_detectable
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
 from reinforce_np.exact import bellman, callables, listing
@@ -49,7 +49,7 @@ class Law:
     variance_of_square : array (C,)
         Upper bound on Var[X²]; infinite where none is known, so that X² is not judged.
     rounding : array (C,)
-        How far float64 may move X.
+        How far the arithmetic may move X.
     source : str
         Where the variance comes from.
     values : array (B, C) or None
@@ -91,8 +91,8 @@ class Law:
 
     @property
     def n_tests(self):
-        """How many tests there are: two for every moment whose variance is known, and one of all where values are."""
-        return 2 * int(np.isfinite(self.variances).sum()) + (self.values is not None)
+        """How many tests there are: two sides of two moments of every component, and one of all where values are known."""
+        return 4 * len(self.components) + (self.values is not None)
 
     def log_odds(self, alpha, others=0):
         """log(1/false alarm) of one test of one side: all of them, and `others`, share `alpha`."""
@@ -131,6 +131,7 @@ def law_of(
     variance=None,
     bound=None,
     exchangeable=False,
+    precision=None,
     limit=LIMIT,
 ):
     """Return the law of an unbiased estimator, or None when nothing is known of its variance.
@@ -153,6 +154,8 @@ def law_of(
         An upper bound on the size of an estimate.
     exchangeable : bool
         Declares that a function does not depend on the order of its batch.
+    precision : dtype, optional
+        The floating-point type a function computes in; that of its result if not given.
     limit : int
         Largest number of trajectories in all batches that are listed.
 
@@ -167,8 +170,9 @@ def law_of(
     components = _components(components, problem)
     gradient = exact_gradient(problem.mdp, problem.policy, problem.theta, objective=objective)[components]
     check_support(problem.mdp, problem.policy, problem.theta, problem.behaviour)
+    eps = precision_of(estimator, problem) if precision is None else float(np.finfo(precision).eps)
     if "variance" in stated or "bound" in stated:
-        return _stated_law(components, gradient, problem, estimator, variance, bound)
+        return _rounded(_stated_law(components, gradient, problem, estimator, variance, bound), eps)
     if like is not None and not isinstance(like, Estimator):
         raise TypeError(f"like={like!r} is no Estimator; pass one such as algorithms.reinforce(), or variance=, or bound=")
     known = estimator if like is None else like
@@ -181,7 +185,12 @@ def law_of(
             )
         _check_unbiased(problem, objective, like)
         law = dataclasses.replace(law, values=None, probabilities=None)  # the function shares its moments, not its law
-    return law
+    return _rounded(law, eps)
+
+
+def _rounded(law, eps):
+    """Return the law with the rounding of arithmetic with this unit."""
+    return None if law is None else dataclasses.replace(law, rounding=law.rounding * max(eps / DOUBLE, 1.0))
 
 
 def _components(components, problem):
@@ -293,10 +302,10 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
     for members, weight in listing.batches(starts, p, initial[initial > 0], rows=rows, **shape):
         if not ours and not estimates:
             again = trajectories.take(members[:1].ravel())
-            one, two = (estimates_of(estimator, again, problem)[0] for _ in range(2))
+            one, two = (estimates_of(estimator, again, problem) for _ in range(2))
             if not np.array_equal(one, two):
                 return None
-        estimates.append(estimates_of(estimator, trajectories.take(members.ravel()), problem)[0])
+        estimates.append(estimates_of(estimator, trajectories.take(members.ravel()), problem))
         weights.append(weight)
     return np.concatenate(estimates), np.concatenate(weights)
 

@@ -70,12 +70,9 @@ class MeanTest:
         """Return φ(a(X − μ)) of values (N, ...), to be added up."""
         return catoni(self.scales * (values - self.means))
 
-    def log_probability(self, sums, looseness=1.0):
-        """Return bounds on the log-probability of |Σφ| as large as `sums` (..., shape of the means), either side.
-
-        `looseness` multiplies what rounding may have done: arithmetic in float32 rounds 2²⁹ times as much.
-        """
-        by_rounding = self.n * self.scales * self.roundings * looseness  # φ grows no faster than its argument
+    def log_probability(self, sums):
+        """Return bounds on the log-probability of |Σφ| as large as `sums` (..., shape of the means), either side."""
+        by_rounding = self.n * self.scales * self.roundings  # φ grows no faster than its argument
         return catoni_log_probability(np.abs(sums) - by_rounding, self.n, self.variances, self.scales)
 
     def rejects(self, sums):

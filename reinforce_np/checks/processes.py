@@ -57,12 +57,12 @@ class EProcess:
         return terms if self.listed else catoni(terms)
 
     def sums_of_listed(self, deviations):
-        """Return the sum of the terms of batches with the total deviations Σ(X − μ) (2, C), where φ is the identity."""
-        return self.scales * deviations[self.judged]
+        """Return the sum of the terms of batches with the total deviations Σ(X − μ) (..., 2, C), where φ is the identity."""
+        return self.scales * deviations[..., self.judged][..., None, :]
 
-    def log_e_value(self, sums, n, looseness=1.0):
-        """Return log E_n of sums (..., G, Q) over n batches; `looseness` as in `MeanTest`."""
-        by_rounding = n * self.scales * self.roundings * looseness
+    def log_e_value(self, sums, n):
+        """Return log E_n of sums (..., G, Q) over n batches."""
+        by_rounding = n * self.scales * self.roundings
         each = np.stack([sums - n * self.costs[0] - by_rounding, -sums - n * self.costs[1] - by_rounding], axis=-3)
         each = each.reshape(*each.shape[:-3], -1)
         largest = each.max(axis=-1)

@@ -10,7 +10,6 @@ from reinforce_np.checks.laws import LIMIT
 from reinforce_np.checks.processes import e_process_of
 from reinforce_np.exact.callables import bound as bound_to
 from reinforce_np.exact.objectives import Discounted
-from reinforce_np.exact.record import DOUBLE
 from reinforce_np.problem import problem_of
 from reinforce_np.trajectories import Trajectories
 
@@ -32,8 +31,6 @@ class Watch:
         How it should behave.
     alpha : float
         Chance that a *correct* estimator is ever rejected.
-    precision : dtype, optional
-        The floating-point type a function computes in.
 
     Examples
     --------
@@ -48,14 +45,13 @@ class Watch:
 
     guaranteed = True
 
-    def __init__(self, estimator, problem, law, alpha, precision=None):
+    def __init__(self, estimator, problem, law, alpha):
         self.alpha, self.n = alpha, 0
         self.components, self.gradient = law.components, law.gradient
         self.log_e_value, self.largest_log_e_value = 0.0, 0.0
         self._estimator, self._problem, self._law = estimator, problem, law
         self._process = e_process_of(law)
         self._sums, self._total = np.zeros_like(self._process.scales), np.zeros_like(law.gradient)
-        self._precision = DOUBLE if precision is None else float(np.finfo(precision).eps)
 
     def update(self, trajectories):
         """Take in more batches, drawn independently of those before, and return the watch.
@@ -75,16 +71,14 @@ class Watch:
             raise TypeError(f"trajectories={trajectories!r} are no Trajectories; pass what sample returns")
         if len(trajectories) % size:
             raise ValueError(f"{len(trajectories)} trajectories are no whole batches of {size}")
-        estimates, precision = estimates_of(self._estimator, trajectories, self._problem)
-        self._precision = max(self._precision, precision)
-        statistics = self._law.statistics(estimates)
+        statistics = self._law.statistics(estimates_of(self._estimator, trajectories, self._problem))
         rows = max(NUMBERS // self._sums.size, 1)
         for first in range(0, len(statistics), rows):
             part = statistics[first : first + rows]
             self.n += len(part)
             self._total = self._total + part[:, 0].sum(axis=0)
             self._sums = self._sums + self._process.terms(part).sum(axis=0)
-            self.log_e_value = float(self._process.log_e_value(self._sums, self.n, self._precision / DOUBLE))
+            self.log_e_value = float(self._process.log_e_value(self._sums, self.n))
             self.largest_log_e_value = max(self.largest_log_e_value, self.log_e_value)
         return self
 
@@ -174,7 +168,8 @@ def confirm_stream(
     """
     problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
     alpha = probability("alpha", alpha)
-    options = {"like": like, "variance": variance, "bound": bound, "exchangeable": exchangeable, "limit": limit}
+    options = {"like": like, "variance": variance, "bound": bound, "exchangeable": exchangeable}
+    options |= {"precision": precision, "limit": limit}
     estimator = bound_to(estimator, problem)
     law = known_law(estimator, problem, objective, components, options)
-    return Watch(estimator, problem, law, alpha, precision)
+    return Watch(estimator, problem, law, alpha)
