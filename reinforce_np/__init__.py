@@ -29,6 +29,7 @@ from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
 from reinforce_np.checks.routes import compare_routes
+from reinforce_np.checks.streams import confirm_stream
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
 from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
 from reinforce_np.estimators import __all__ as _slots
@@ -69,6 +70,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "complex_step",
     "concatenate",
     "confirm",
+    "confirm_stream",
     "count_trajectories",
     "enumerate_trajectories",
     "exact",
