@@ -197,9 +197,9 @@ def test_a_wrong_sampler_is_caught(monkeypatch, change):
 
 
 @pytest.mark.parametrize(("name", "wrong"), [
-    ("contract", lambda policy, theta, w: 2 * TABULAR.contract(theta, w)),
-    ("contract", lambda policy, theta, w: policy.pull_back(w)),
-    ("contract", lambda policy, theta, w: np.roll(TABULAR.contract(theta, w), 1, axis=-1)),
+    ("contract", lambda policy, theta, w, **_: 2 * TABULAR.contract(theta, w)),
+    ("contract", lambda policy, theta, w, **_: policy.pull_back(w)),
+    ("contract", lambda policy, theta, w, **_: np.roll(TABULAR.contract(theta, w), 1, axis=-1)),
     ("score_along", lambda policy, theta, v: 2 * TABULAR.score_along(theta, v)),
     ("score_along", lambda policy, theta, v: np.roll(TABULAR.score_along(theta, v), 1, axis=-1)),
 ], ids=["contract doubled", "contract without mean", "contract rolled", "along doubled", "along rolled"])  # fmt: skip
