@@ -19,6 +19,7 @@ Data flows down this list, imports never up:
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
+    referee                       a panel of problems, a catalogue of wrong estimators, likely causes
     sweeps                        tables of exact bias and variance
     training                      optimisers, critics, the loop, checkpoints
     plots                         draw them, with matplotlib
@@ -30,6 +31,7 @@ from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
 from reinforce_np.checks.routes import compare_routes
+from reinforce_np.checks.streams import confirm_stream
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
 from reinforce_np.environments import Draw, EnvironmentSource, ModelSource, RolloutSource, Steps, Truncated
 from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
@@ -49,6 +51,7 @@ from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
 from reinforce_np.problem import Problem
+from reinforce_np.referee.panel import judge_on_panel
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
@@ -80,6 +83,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "complex_step",
     "concatenate",
     "confirm",
+    "confirm_stream",
     "count_trajectories",
     "enumerate_trajectories",
     "exact",
@@ -87,6 +91,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "features",
     "finite_difference",
     "judge",
+    "judge_on_panel",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",
