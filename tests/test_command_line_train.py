@@ -13,7 +13,8 @@ import pytest
 from reinforce_np import TabularSoftmax, exact, examples, plots
 from reinforce_np.command_line import main
 from reinforce_np.command_line.progress import Progress
-from reinforce_np.training import History
+from reinforce_np.files import as_npz
+from reinforce_np.training import History, checkpoints
 
 FEW = ["--mdp", "referee", "--episodes", "200", "--batch-size", "20", "--seed", "1"]
 
@@ -135,12 +136,12 @@ LONG = [
     "train",
     "--mdp",
     "referee",
-    "--episodes",
-    "800",
     "--batch-size",
     "8",
     "--seed",
     "5",
+    "--evaluate-every",
+    "4",
     "--checkpoint-every",
     "0",
     "--json",
@@ -148,8 +149,8 @@ LONG = [
 
 
 def stopped(path, how, delay, *more):
-    """Start the run, stop it `delay` seconds after its first checkpoint, and return how it ended."""
-    command = [sys.executable, "-m", "reinforce_np", *LONG, *more, "--checkpoint", str(path)]
+    """Start a run that would go on for minutes, stop it `delay` seconds after its first checkpoint, and return how it ended."""
+    command = [sys.executable, "-m", "reinforce_np", *LONG, "--episodes", "800000", *more, "--checkpoint", str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         while not path.exists():
             assert process.poll() is None, process.stderr.read()
@@ -160,19 +161,24 @@ def stopped(path, how, delay, *more):
     return process.returncode, out, err
 
 
-def test_a_killed_run_goes_on_to_the_same_bits(capsys, tmp_path):
-    whole = json.loads(run(capsys, *LONG)[1])
-    for how, more in ((signal.SIGKILL, []), (signal.SIGINT, ["--workers", "2"])):
-        path = tmp_path / f"{how.name}.npz"
-        code, out, err = stopped(path, how, 0.05, *more)
-        if how is signal.SIGINT:
-            assert (code, out) == (130, b"")
-            assert b"repeat the command with --resume" in err and err.endswith(b"reinforce-np: error: interrupted\n")
-            assert err.count(b"\n") == 2  # nothing from the workers
-        else:
-            assert (code, out) == (-signal.SIGKILL, b"")
-        again = json.loads(run(capsys, *LONG, "--checkpoint", path, "--resume")[1])
-        assert again == whole
+def gone_on_with(capsys, path):
+    """The rest of a stopped run and the whole of one that was not: two documents."""
+    data = as_npz.arrays(path.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
+    episodes = ["--episodes", 8 * (json.loads(data["header"].tobytes())["iteration"] + 5)]
+    rest = run(capsys, *LONG, *episodes, "--checkpoint", path, "--resume")
+    return rest[1], run(capsys, *LONG, *episodes)[1]
+
+
+@pytest.mark.parametrize("how, more", [(signal.SIGKILL, []), (signal.SIGINT, ["--workers", "2"])])
+def test_a_killed_run_goes_on_to_the_same_bits(capsys, tmp_path, how, more):
+    path = tmp_path / "run.npz"
+    code, out, err = stopped(path, how, 0.05, *more)
+    assert (code, out) == (130 if how is signal.SIGINT else -signal.SIGKILL, b"")
+    if how is signal.SIGINT:
+        assert b"repeat the command with --resume" in err and err.endswith(b"reinforce-np: error: interrupted\n")
+        assert err.count(b"\n") == 2  # nothing from the workers
+    rest, whole = gone_on_with(capsys, path)
+    assert rest == whole and len(whole) > 500
     assert run(capsys, *LONG, "--checkpoint", path)[0] == 2  # never over another run
     code, _, err = run(capsys, *LONG, "--checkpoint", path, "--resume", "--rate", "0.2")
     assert code == 2 and "its optimiser is" in err

@@ -17,7 +17,7 @@ from reinforce_np import arguments, enumeration
 from reinforce_np.checks.estimates import batch_size, estimates_of, precision_of
 from reinforce_np.checks.means import MISS, TINY, MeanTest, catoni_detectable
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
-from reinforce_np.exact import bellman, callables, listing
+from reinforce_np.exact import bellman, listing
 from reinforce_np.exact.batches import AT_ONCE, check_count, check_sizes, check_support, distinguishable, table_of
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
