@@ -86,7 +86,9 @@ def every_step(alpha, alpha_w=None, *, floor=FLOOR):
         for t in range(trajectories.n_steps):
             live = trajectories.lengths > t
             delta = np.where(live, G[:, t] - (0.0 if alpha_w is None else now[:, 2]), 0.0)
-            score = (trajectories.actions[:, t] == 0) - probability_of_right(now, floor)  # of θ_right; θ_left has its negative
+            score = (trajectories.actions[:, t] == 0) - probability_of_right(
+                now, floor
+            )  # of θ_right; θ_left has its negative
             if alpha_w is not None:
                 now[:, 2] += alpha_w * delta
             now[:, 0] += alpha * delta * score
