@@ -8,10 +8,10 @@ from reinforce_np.referee.catalogue.parts import (
     discounts,
     goes_on,
     log_probabilities,
-    log_probability_table,
     log_ratios,
     log_ratios_to_reference,
     mean_of_others,
+    probability_table,
     reinforce,
     returns,
     rewards,
@@ -100,7 +100,7 @@ def rollouts_cut_and_bootstrapped(trajectories, theta, problem):
 
 def all_actions(trajectories, theta, problem):
     """Σₜ γᵗ Σₐ π(a|sₜ) Q(sₜ,a) ∇log π(a|sₜ): all actions of the visited states, the taken one counts no more than the others."""
-    weighted = np.exp(log_probability_table(theta, problem)) * true_action_values(problem)
+    weighted = probability_table(theta, problem) * true_action_values(problem)
     slope = np.einsum("...sa,sad->...sd", weighted, score_table(theta, problem))
     t = np.arange(trajectories.n_steps)
     at_steps = slope[t, trajectories.states] if slope.ndim == 3 else slope[trajectories.states]

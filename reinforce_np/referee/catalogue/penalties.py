@@ -8,6 +8,7 @@ from reinforce_np.referee.catalogue.parts import (
     log_probabilities,
     log_probability_table,
     log_ratios_to_reference,
+    probability_table,
     reinforce,
     rewards,
     score_table,
@@ -88,7 +89,9 @@ def kl_in_the_wrong_direction(trajectories, theta, problem):
 def entropy_without_its_future(trajectories, theta, problem):
     """β ∇H(sₜ) added to the gradient, without its state-distribution term: no credit for reaching states of high entropy."""
     log_pi = log_probability_table(theta, problem)
-    slope = -np.einsum("sa,sad->sd", np.exp(log_pi) * log_pi, score_table(theta, problem))  # ∇H(s) = −Σₐ π log π ∇log π
+    slope = -np.einsum(
+        "sa,sad->sd", probability_table(theta, problem) * log_pi, score_table(theta, problem)
+    )  # ∇H(s) = −Σₐ π log π ∇log π
     at_steps = slope[trajectories.states] * (discounts(trajectories, problem.gamma) * trajectories.mask)[:, :, None]
     return reinforce(trajectories, theta, problem) + problem.beta * at_steps.sum(axis=(0, 1)) / len(trajectories)
 

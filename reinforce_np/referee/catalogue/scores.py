@@ -6,8 +6,8 @@ from reinforce_np.referee.catalogue.parts import (
     average,
     discounts,
     log_probabilities,
-    log_probability_table,
     mean_of_others,
+    probability_table,
     returns,
     rewards_to_go,
     score_table,
@@ -62,7 +62,7 @@ def probability_for_its_logarithm(trajectories, theta, problem):
 
 def greedy_actions_score(trajectories, theta, problem):
     """The score of the most probable action, whichever was taken."""
-    best = log_probability_table(theta, problem).argmax(axis=1)
+    best = probability_table(theta, problem).argmax(axis=1)
     psi = score_table(theta, problem)[trajectories.states, best[trajectories.states]] * trajectories.mask[:, :, None]
     return average(psi, discounts(trajectories, problem.gamma) * rewards_to_go(trajectories, problem.gamma))
 
