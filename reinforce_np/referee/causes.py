@@ -43,7 +43,7 @@ def likely_cause(verdict, estimator, problem):
     >>> print(likely_cause(judge(forgetful, problem), forgetful, problem))
     its mean is exactly that of gamma_t_dropped (Returns discounted from step t on, but the score of step t without its ...
     """
-    if verdict.kind not in ("biased", "proportional"):
+    if verdict.kind not in ("biased", "proportional") or problem.mdp.horizon == 0:
         return ""
     name = getattr(estimator, "__name__", "")
     subject = f"the mean of {name}" if name.isidentifier() else "its mean"

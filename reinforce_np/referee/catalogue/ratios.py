@@ -77,13 +77,13 @@ def ratio_self_normalised(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         ratio_forgotten, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/tensorforce/tensorforce/issues/312 and https://github.com/abhisheksuran/Reinforcement_Learning/issues/4 (a ratio that is always 1)",
         remedy="multiply by Πₜ π(aₜ|sₜ)/μ(aₜ|sₜ), with μ the policy that really drew the actions",
         on="other data", relative_bias=7.692, cosine=-0.7684, needs=("behaviour",),
     ),
     Specimen(
         ratio_inverted, "biased",
-        seen=NOT_FOUND,
+        seen="suspected where it was right, the logarithms being negated, in https://github.com/openai/baselines/issues/652 and https://github.com/hill-a/stable-baselines/issues/447",
         remedy="exp(log π − log μ): new minus old",
         on="other data, pairs", relative_bias=2.856, cosine=0.9755, needs=("behaviour",),
     ),
@@ -95,7 +95,7 @@ SPECIMENS = (
     ),
     Specimen(
         ratio_per_token, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/issues/4493 (a token-level ratio is biased)",
         remedy="per decision: ρ₀⋯ρᵤ on the reward of step u; or the product over the whole trajectory",
         on="other data, pairs", relative_bias=0.2584, cosine=0.9879, needs=("behaviour",),
     ),
@@ -107,25 +107,25 @@ SPECIMENS = (
     ),
     Specimen(
         ratio_geometric_mean, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/pull/3820 (GSPO, https://arxiv.org/abs/2507.18071)",
         remedy="the product: the sum of the log-ratios, not their mean",
         on="other data, pairs", relative_bias=0.2737, cosine=0.9941, needs=("behaviour",),
     ),
     Specimen(
         ratio_clipped, "biased",
-        seen=NOT_FOUND,
+        seen="PPO, https://arxiv.org/abs/1707.06347, equation (7)",
         remedy="none: the clip is a design, and its bias is what is bought; on data of the present policy it is right",
         on="other data", relative_bias=4.517, cosine=-0.2637, needs=("behaviour",),
     ),
     Specimen(
         ratio_truncated, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/NVIDIA-NeMo/RL/pull/1348",
         remedy="none: the truncation is a design; say that it is biased",
         on="other data, pairs", relative_bias=0.3737, cosine=0.9678, needs=("behaviour",),
     ),
     Specimen(
         ratio_self_normalised, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/verl-project/verl/pull/3980",
         remedy="divide by N, not by the sum of the ratios; or say that it is only consistent",
         on="other data", relative_bias=7.853, cosine=-0.6637, needs=("behaviour",),
     ),
