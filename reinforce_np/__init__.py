@@ -18,13 +18,13 @@ Data flows down this list, imports never up:
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
-    referee                       a panel of problems, a catalogue of wrong estimators, likely causes
+    referee                       losses as estimators, assertions, a panel of problems, a catalogue
     sweeps                        tables of exact bias and variance
     plots                         draw them, with matplotlib
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import exact, examples, plots, sweeps
+from reinforce_np import exact, examples, plots, referee, sweeps
 from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
@@ -48,7 +48,16 @@ from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.problem import Problem
-from reinforce_np.referee.panel import judge_on_panel
+from reinforce_np.referee import (
+    assert_gradient,
+    assert_proportional,
+    assert_unbiased,
+    assert_variance_at_most,
+    jax_loss,
+    judge_on_panel,
+    numpy_loss,
+    torch_loss,
+)
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.trajectories import Trajectories, concatenate
 
@@ -65,6 +74,10 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "TooLargeError",
     "Trajectories",
     "Undiscounted",
+    "assert_gradient",
+    "assert_proportional",
+    "assert_unbiased",
+    "assert_variance_at_most",
     "check_gradient",
     "compare_routes",
     "complex_step",
@@ -76,18 +89,22 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "exact",
     "examples",
     "finite_difference",
+    "jax_loss",
     "judge",
     "judge_on_panel",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",
     "moments_by_recursion",
+    "numpy_loss",
     "plots",
     "random_mdp",
+    "referee",
     "sample",
     "sample_blocks",
     "smallest_detectable_bias",
     "sweeps",
     "taylor_test",
+    "torch_loss",
     "trajectories_needed",
 ]

@@ -2,7 +2,8 @@
 
 from reinforce_np.exact.baselines import optimal_baseline
 from reinforce_np.exact.batches import moments_by_enumeration
-from reinforce_np.exact.decomposition import Contributions, VarianceParts, largest_contributions, variance_parts
+from reinforce_np.exact.contributions import Contributions, Pairs, largest_contributions, largest_pairs
+from reinforce_np.exact.decomposition import VarianceParts, variance_parts
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
 from reinforce_np.exact.histogram import moments_by_histogram
 from reinforce_np.exact.laws import moments, moments_by_recursion
@@ -17,6 +18,7 @@ __all__ = [
     "EntropyRegularised",
     "KLRegularised",
     "Moments",
+    "Pairs",
     "Undiscounted",
     "VarianceParts",
     "Verdict",
@@ -27,6 +29,7 @@ __all__ = [
     "hessian",
     "judge",
     "largest_contributions",
+    "largest_pairs",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",
