@@ -14,6 +14,7 @@ Data flows down this list, imports never up:
     policies                      softmax policies with hand-written scores
     trajectories                  the record every estimator reads
     sampling, enumeration         draw N of them; list all of them
+    environments                  draw them from a black box
     problem                       a model with policy, parameters and batch: what is judged on
     estimators                    choices of the weight on the score
     exact                         J, V, Q, gradient, Hessian, moments
@@ -31,6 +32,7 @@ from reinforce_np.checks.differences import check_gradient, complex_step, finite
 from reinforce_np.checks.routes import compare_routes
 from reinforce_np.checks.streams import confirm_stream
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
+from reinforce_np.environments import Draw, EnvironmentSource, ModelSource, RolloutSource, Steps, Truncated
 from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
 from reinforce_np.estimators import __all__ as _slots
 from reinforce_np.exact import (
@@ -46,7 +48,7 @@ from reinforce_np.exact import (
 )
 from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
-from reinforce_np.policies import LinearSoftmax, TabularSoftmax
+from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
 from reinforce_np.problem import Problem
 from reinforce_np.referee import (
     assert_gradient,
@@ -64,15 +66,24 @@ from reinforce_np.trajectories import Trajectories, concatenate
 __all__ = [  # noqa: PLE0604 - names from two lists
     *_slots,
     "Discounted",
+    "Draw",
     "EntropyRegularised",
+    "EnvironmentSource",
+    "FeatureSoftmax",
     "FileFormatError",
     "FiniteMDP",
+    "GaussianPolicy",
     "KLRegularised",
     "LinearSoftmax",
+    "ModelSource",
+    "NeuralSoftmax",
     "Problem",
+    "RolloutSource",
+    "Steps",
     "TabularSoftmax",
     "TooLargeError",
     "Trajectories",
+    "Truncated",
     "Undiscounted",
     "assert_gradient",
     "assert_proportional",
@@ -88,6 +99,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "enumerate_trajectories",
     "exact",
     "examples",
+    "features",
     "finite_difference",
     "jax_loss",
     "judge",

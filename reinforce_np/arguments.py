@@ -143,7 +143,7 @@ def check_shape(name, array, *, ndim=None, shape=None):
 
 def check_same_model(mdp, policy):
     """Refuse what is no model or no policy, and a policy made for other states or actions than the model has."""
-    if not hasattr(mdp, "probability"):
+    if not hasattr(mdp, "gamma"):
         raise TypeError(f"mdp={mdp!r} is no model; pass a FiniteMDP")
     if not hasattr(policy, "log_probabilities"):
         raise TypeError(f"policy={policy!r} is no policy; pass a TabularSoftmax or a LinearSoftmax")

@@ -253,7 +253,8 @@ def critic_values(critic, batch, bootstrap_at_truncation):
     )
     t = np.arange(T)
     last = t == trajectories.lengths[:, None] - 1
-    bootstraps = ~last | (trajectories.truncated[:, None] & bootstrap_at_truncation)
+    cut = trajectories.truncated & ~trajectories.terminated  # an environment may say both at once
+    bootstraps = ~last | (cut[:, None] & bootstrap_at_truncation)
     return values[:, :-1], np.where(bootstraps, values[:, 1:], 0.0)
 
 

@@ -65,7 +65,8 @@ class Batch:
         """log π(a|s) − log μ(a|s) of the actions taken, in nats, zero after the end, shape (N, T)."""
         log_pi = self.at_steps(self.policy.log_probabilities(self.theta))
         log_mu = self.trajectories.log_probabilities
-        wrong = self.mask & ~(np.isfinite(log_mu) & (log_mu <= 1e-9))
+        largest = np.inf if self.is_density else 1e-9
+        wrong = self.mask & ~(np.isfinite(log_mu) & (log_mu <= largest))
         if wrong.any():
             n, t = arguments.first_index(wrong)
             raise ValueError(
@@ -73,6 +74,11 @@ class Batch:
                 "record log μ(a|s) <= 0 of the behaviour policy"
             )
         return np.where(self.mask, log_pi, 0.0) - np.where(self.mask, log_mu, 0.0)
+
+    @property
+    def is_density(self):
+        """Whether the actions are continuous: the policy has densities, and closed forms of its own."""
+        return getattr(self.policy, "is_density", False)
 
     def at_steps(self, table):
         """Return table[s, a] at every step, shape (N, T)."""

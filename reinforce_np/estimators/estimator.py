@@ -219,6 +219,9 @@ class Estimator:
                 if table is not None:
                     cells += _added_up(here * S + states, passive[n], shape[:2])[..., None] * table
             gradients = batch.policy.contract(batch.theta, cells)
+            if batch.is_density:
+                visits = _added_up(here * S + states, passive[n], shape[:2])
+                gradients = gradients + sum(penalty.of_density(batch, visits) for penalty in self.penalty)
             if isinstance(self.advantage, PerComponent):
                 unit = (
                     np.where(batch.mask[n], 1.0, 0.0) * self.normaliser.scale(batch)[n]

@@ -17,7 +17,8 @@ KL(π‖π_ref) = E_π[d] and what differentiating them gives:
 
 `loss_weights` are what a penalty adds to the weights; `reward` is what it adds
 to the reward; `all_actions` is for the closed forms, whose derivative involves
-every action of a state and not only the one that was taken.
+every action of a state and not only the one that was taken; where actions are
+continuous that is an integral, which the policy knows: `of_density`.
 """
 
 from dataclasses import dataclass
@@ -114,11 +115,17 @@ class KLPenalty:
 
     def all_actions(self, batch):
         """Return −β π log(π/π_ref), shape (S, A): ∇KL(s) = Σₐ π log(π/π_ref) ∇log π."""
-        if self.place == "reward" or self.kind != "full":
+        if self.place == "reward" or self.kind != "full" or batch.is_density:
             return None
         return (
             -self.beta * batch.policy.probabilities(batch.theta) * batch.policy.log_ratio(batch.theta, self.reference)
         )
+
+    def of_density(self, batch, state_weights):
+        """Return −β Σ_s d(s) ∇KL(s), shape (..., D), the same for continuous actions; d of shape (..., S)."""
+        if self.place == "reward" or self.kind != "full":
+            return 0.0
+        return -self.beta * batch.policy.kl_gradient(batch.theta, self.reference, state_weights)
 
     def _estimates(self, batch):
         """Return k and its derivative with respect to log π, both (N, T)."""
@@ -190,9 +197,15 @@ class EntropyBonus:
 
     def all_actions(self, batch):
         """Return −β π log π, shape (S, A): ∇H(s) = −Σₐ π log π ∇log π."""
-        if self.place == "reward" or self.sampled:
+        if self.place == "reward" or self.sampled or batch.is_density:
             return None
         return -self.beta * batch.policy.probabilities(batch.theta) * batch.policy.log_ratio(batch.theta, None)
+
+    def of_density(self, batch, state_weights):
+        """Return β Σ_s d(s) ∇H(s), shape (..., D), the same for continuous actions; d of shape (..., S)."""
+        if self.place == "reward" or self.sampled:
+            return 0.0
+        return self.beta * batch.policy.entropy_gradient(batch.theta, state_weights)
 
 
 def one_of(name, value, allowed):

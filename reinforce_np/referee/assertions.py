@@ -23,6 +23,7 @@ from reinforce_np.exact.values import occupancy
 from reinforce_np.exact.verdicts import ROUNDING, judge, verdict_of
 from reinforce_np.policies import TabularSoftmax
 from reinforce_np.problem import problem_of
+from reinforce_np.referee.causes import likely_cause
 
 WORST = 4  # components and batches in a message
 EQUAL = 1e-9  # relative difference of two variances, computed by different routes, that is none
@@ -261,25 +262,6 @@ def assert_gradient(f, gradient, theta, *, relative=1e-7, step=None, noise=None,
     if found:
         return found
     raise AssertionError(str(found))
-
-
-def likely_cause(verdict, estimator, problem):
-    """Return what a wrong estimator most likely does wrong, in a sentence; "" where that is not known.
-
-    Parameters
-    ----------
-    verdict : Verdict
-        On the estimator.
-    estimator : Estimator or callable
-        As it was given.
-    problem : Problem
-        What it was judged on.
-
-    Returns
-    -------
-    str
-    """
-    return ""
 
 
 def _refuse_nothing(verdict):
