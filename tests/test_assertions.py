@@ -68,7 +68,7 @@ def test_the_message_of_what_is_biased():
     assert "trajectories that carry the bias:\n  of bias  of variance  probability  batch\n" in message
     assert "s0 a2 r-1.5, s2 a2 r3" in message
     assert lines[-1] == f"problem: {PROBLEM!r}"
-    assert "likely cause" not in message
+    assert "likely cause: its mean is exactly that of gamma_t_dropped" in message
 
 
 def test_the_message_names_the_objective_that_it_is_the_gradient_of():
