@@ -154,10 +154,12 @@ def named_factor(c, problem):
         ]
     if T is not None and T > 1:
         names += [(1 / T, "divided by the number of steps: a mean over time"), (float(T), "times the number of steps")]
-    names += [(gamma, "times γ: discounted once too often"), (1 / gamma if gamma else np.inf, "divided by γ")]
-    names += [(2.0, "counted twice"), (0.5, "halved")]
-    both = [*names, *((-value, f"{words}, and with the wrong sign") for value, words in names[1:])]
-    return next((words for value, words in both if _close(value, c)), "")
+    if 0 < gamma < 1:
+        names += [(gamma, "times γ: discounted once too often"), (1 / gamma, "divided by γ")]
+    names += [(-value, f"{words}, and with the wrong sign") for value, words in names[1:]]
+    plain = ((2.0, "counted twice"), (0.5, "halved"))
+    found = [words for value, words in names if _close(value, c)]
+    return ", or ".join(found or [words for value, words in plain if _close(value, c)])
 
 
 def _close(a, b):

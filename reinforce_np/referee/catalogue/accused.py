@@ -148,6 +148,12 @@ def leave_one_out(trajectories, theta, problem):
     return average(psi, R - mean_of_others(R, trajectories.groups))
 
 
+def leave_one_out_over_the_batch(trajectories, theta, problem):
+    """The mean return of all others in the batch as baseline, of other prompts too, where that of the group was meant."""
+    psi, R = scores(trajectories, theta, problem), returns(trajectories, problem.gamma)
+    return average(psi, R - (R.sum() - R) / (len(R) - 1))
+
+
 def rloo_rewritten(trajectories, theta, problem):
     """ψ (R·n/(n−1) − mean·n/(n−1)) with the mean over all n: the leave-one-out baseline in other words."""
     psi, R = scores(trajectories, theta, problem), returns(trajectories, problem.gamma)
@@ -278,6 +284,12 @@ SPECIMENS = (
         seen="questioned in https://github.com/facebookresearch/EGG/pull/82 (rewards of a batch as baseline)",
         remedy="the others are independent of this one given the prompt",
         on="pairs", needs=("group_size",), guilty=False,
+    ),
+    Specimen(
+        leave_one_out_over_the_batch, "unbiased",
+        seen="repaired in https://github.com/XU-YIJIE/grpo-flat/issues/2, there with a deviation, which is not harmless",
+        remedy="answers to other prompts are independent of this one; whether their mean is the better guess depends on how much prompts differ",
+        on="two prompts", needs=("prompts", "group_size"), guilty=False,
     ),
     Specimen(
         rloo_rewritten, "unbiased",

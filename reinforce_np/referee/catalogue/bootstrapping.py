@@ -126,6 +126,6 @@ SPECIMENS = (
         done_drops_the_reward, "biased",
         seen="https://github.com/ray-project/ray/issues/1003 (the last reward is dropped with the terminal flag)",
         remedy="rₜ + γ Gₜ₊₁ (1 − done): the mask belongs on the future alone",
-        on="pairs", relative_bias=0.8215, cosine=0.606,
+        on="pairs", relative_bias=0.8899, cosine=0.4759,
     ),
 )  # fmt: skip

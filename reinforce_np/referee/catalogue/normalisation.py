@@ -99,13 +99,13 @@ SPECIMENS = (
         whitened_over_the_batch, "biased",
         seen="https://github.com/wojzaremba/trpo/issues/6 (\"biased, but it's sensible\") and https://github.com/OpenRLHF/OpenRLHF/issues/830",
         remedy="a baseline that was known before the batch, and a constant step size",
-        on="impatient", relative_bias=0.9014, cosine=0.9917,
+        on="fours", relative_bias=0.6893, cosine=0.9378,
     ),
     Specimen(
         whitened_over_the_episode, "biased",
         seen="https://github.com/alessiodm/drl-zh/issues/5 and https://github.com/pytorch/examples/issues/590",
         remedy="a baseline that was known before the episode; the mean of its own returns is none",
-        on="impatient", relative_bias=0.9014, cosine=0.9917,
+        on="fours", relative_bias=0.9643, cosine=0.2843,
     ),
     Specimen(
         steps_in_equal_shares, "biased",

@@ -129,7 +129,7 @@ SPECIMENS = (
         k3_in_the_loss, "biased",
         seen="https://github.com/huggingface/trl/issues/4967 and https://github.com/allenai/open-instruct/issues/534",
         remedy="k1 in the reward; k3 is an estimate of the value of the divergence, not of its gradient",
-        on="pairs", relative_bias=0.4034, cosine=0.9382, needs=("reference",), objective=kl_regularised,
+        on="pairs", relative_bias=0.3853, cosine=0.9392, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         k2_in_the_reward, "biased",
@@ -171,7 +171,7 @@ SPECIMENS = (
         entropy_in_the_reward, "biased",
         seen=NOT_FOUND,
         remedy="put −log π(a|s) into the reward: its expectation is the same, and it charges the action",
-        on="impatient", relative_bias=0.9731, cosine=0.9977, objective=entropy_regularised,
+        on="impatient", relative_bias=1.062, cosine=0.9993, objective=entropy_regularised,
     ),
     Specimen(
         sampled_entropy_in_the_loss, "biased",

@@ -85,7 +85,7 @@ SPECIMENS = (
         ratio_inverted, "biased",
         seen="suspected where it was right, the logarithms being negated, in https://github.com/openai/baselines/issues/652 and https://github.com/hill-a/stable-baselines/issues/447",
         remedy="exp(log π − log μ): new minus old",
-        on="other data, pairs", relative_bias=2.856, cosine=0.9755, needs=("behaviour",),
+        on="other data, pairs", relative_bias=2.369, cosine=0.9793, needs=("behaviour",),
     ),
     Specimen(
         ratio_twice, "biased",
@@ -97,19 +97,19 @@ SPECIMENS = (
         ratio_per_token, "biased",
         seen="https://github.com/huggingface/trl/issues/4493 (a token-level ratio is biased)",
         remedy="per decision: ρ₀⋯ρᵤ on the reward of step u; or the product over the whole trajectory",
-        on="other data, pairs", relative_bias=0.2584, cosine=0.9879, needs=("behaviour",),
+        on="other data, pairs", relative_bias=0.2629, cosine=0.9864, needs=("behaviour",),
     ),
     Specimen(
         ratio_of_the_past_only, "biased",
         seen=NOT_FOUND,
         remedy="the reward of step u needs ρ₀⋯ρᵤ, not the ratios up to the step that is scored",
-        on="other data, pairs", relative_bias=0.2011, cosine=0.9873, needs=("behaviour",),
+        on="other data, pairs", relative_bias=0.2067, cosine=0.9852, needs=("behaviour",),
     ),
     Specimen(
         ratio_geometric_mean, "biased",
         seen="https://github.com/huggingface/trl/pull/3820 (GSPO, https://arxiv.org/abs/2507.18071)",
         remedy="the product: the sum of the log-ratios, not their mean",
-        on="other data, pairs", relative_bias=0.2737, cosine=0.9941, needs=("behaviour",),
+        on="other data", relative_bias=2.919, cosine=-0.6314, needs=("behaviour",),
     ),
     Specimen(
         ratio_clipped, "biased",
@@ -121,7 +121,7 @@ SPECIMENS = (
         ratio_truncated, "biased",
         seen="https://github.com/NVIDIA-NeMo/RL/pull/1348",
         remedy="none: the truncation is a design; say that it is biased",
-        on="other data, pairs", relative_bias=0.3737, cosine=0.9678, needs=("behaviour",),
+        on="other data, pairs", relative_bias=0.3892, cosine=0.9606, needs=("behaviour",),
     ),
     Specimen(
         ratio_self_normalised, "biased",

@@ -126,7 +126,7 @@ SPECIMENS = (
         present_reward_dropped, "biased",
         seen=NOT_FOUND,
         remedy="the return of step t begins with rₜ, the reward of the action that is scored",
-        on="impatient", relative_bias=0.9041, cosine=0.7227,
+        on="impatient", relative_bias=0.9015, cosine=0.7559,
     ),
     Specimen(
         only_the_present_reward, "biased",
