@@ -83,15 +83,12 @@ def test_the_message_names_the_objective_that_it_is_the_gradient_of():
 
 def test_the_message_of_what_is_not_proportional():
     message = message_of(assert_proportional, algorithms.grpo(), PROBLEM, group_size=2)
-    assert (
-        "It is not proportional with a positive factor.\nThe nearest multiple of the gradient is 0.15357 times it."
-        in message
-    )
+    assert "It is no positive multiple of the gradient; the nearest is 0.15357 times it." in message
     assert ", 0.15357 x gradient " in message
     assert "batches that carry the bias:" in message and "s2 a1 r1, end; s2 a2 r3, end" in message
     message = message_of(assert_proportional, algorithms.dr_grpo(), PAIR, factor=0.6)
     assert message.startswith("proportional to the gradient of Discounted with factor 0.5")
-    assert "It is not proportional with the factor 0.6." in message and "0.6 x gradient" in message
+    assert "It is not 0.6 times the gradient." in message and "0.6 x gradient" in message
     message = message_of(assert_proportional, numpy_loss(whole_return, maximise=True), PAIR)
     assert message.startswith("proportional to the gradient of Discounted with factor -1")
 
@@ -149,6 +146,14 @@ def test_single_precision_is_no_difference_of_variances():
     assert assert_unbiased(single, PROBLEM)
     assert assert_variance_at_most(single, REINFORCE, PROBLEM)
     assert assert_variance_at_most(REINFORCE, single, PROBLEM)
+
+
+def test_components_that_are_rounding_are_not_named():
+    def forgetful(log_probs, batch):
+        return -(log_probs.sum(1) * batch.rewards.sum(1)).mean()
+
+    message = message_of(assert_unbiased, numpy_loss(forgetful), PROBLEM, objective=Undiscounted())
+    assert message.count("  theta[") == 3 and message.count("(state 0, action ") == 3
 
 
 def test_what_cannot_be_listed_says_so():

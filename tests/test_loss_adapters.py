@@ -1,5 +1,6 @@
 """Losses as estimators: the weight on each score is minus the derivative of the loss, in every framework."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -21,6 +22,7 @@ from reinforce_np import (
     TrajectoryRatio,
     Undiscounted,
     algorithms,
+    enumerate_trajectories,
     examples,
     jax_loss,
     judge,
@@ -133,6 +135,11 @@ def test_padding_is_a_token_unless_it_is_masked():
         return log_probs.sum()
 
     judge(numpy_loss(what_it_sees_there), PROBLEM)
+    trajectories = enumerate_trajectories(MDP, POLICY, THETA).trajectories
+    garbage = dataclasses.replace(trajectories, states=np.where(trajectories.mask, trajectories.states, 99))
+    f = numpy_loss(forgetful)
+    assert np.any(garbage.states == 99)
+    assert_exact(f(garbage, THETA, PROBLEM), f(trajectories, THETA, PROBLEM))
 
 
 def clipped(log_probs, batch):

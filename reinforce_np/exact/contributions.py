@@ -16,7 +16,7 @@ it can be, among
 and the returns of the others of a group: all but the first are zero in the mean. REINFORCE, rewards-to-go
 with any of these baselines, λ-returns of the true V and leave-one-out are among them, so that nothing remains
 of those. Where another policy draws the actions, the ratios are those up to max(t, u), or of the
-whole trajectory. A penalty of the objective counts as a reward: its own derivative is zero in the mean.
+whole trajectory, and what they change, γᵘV(s_u) (ρ_{0:u} − ρ_{0:u−1}), is noise as well. A penalty of the objective counts as a reward: its own derivative is zero in the mean.
 """
 
 from dataclasses import dataclass
@@ -169,11 +169,11 @@ def largest_contributions(
         apart = f - _nearest_unbiased(trajectories, members, p, f, problem, objective)
         bias_share = p * (apart @ bias) / (bias @ bias)
 
-    label: np.ndarray = np.arange(len(p))
+    label = np.arange(len(p))
     if not isinstance(estimator, Estimator):
         label = _unordered(members, f, problem)
     first = np.unique(label, return_index=True)[1]
-    p, variance_share, bias_share = (np.bincount(label, weights=x) for x in (p, variance_share, bias_share))
+    p, variance_share, bias_share = (np.bincount(label, x).astype(float) for x in (p, variance_share, bias_share))
     weight = np.abs(bias_share) if by_bias and bias is not None else variance_share + np.abs(bias_share)
     top = np.argsort(-weight, kind="stable")[:n]
     rows = members[first[top]]
@@ -257,18 +257,20 @@ def _pieces(trajectories, problem, objective):
     ratios = np.exp(np.cumsum(log_ratio, axis=1))
     whole = np.broadcast_to(ratios[:, -1:], ratios.shape) if T else ratios
     start = np.broadcast_to(now[:, :1], now.shape)
+    score = np.where(live[..., None], psi[s, a], 0.0)
 
     def weights(ratio):
         """The weights on the scores, of the estimates above in their order."""
         yield advantage * ratio
         yield from (x * ratio for x in (np.ones_like(now), discount, discount * now, start, delta - advantage))
+        drawn = ratio - np.pad(ratio, ((0, 0), (1, 0)))[:, :-1]  # zero in the mean from the second step on
         for lag in range(1, T):
-            later = np.pad((live * delta * ratio)[:, lag:], ((0, 0), (0, lag)))
-            earlier = np.pad((live * delta)[:, :-lag], ((0, 0), (lag, 0))) * ratio
-            yield from (later, earlier)
+            yield np.pad((live * delta * ratio)[:, lag:], ((0, 0), (0, lag)))
+            yield np.pad((live * discount * now * drawn)[:, lag:], ((0, 0), (0, lag)))
+            yield np.pad((live * delta)[:, :-lag], ((0, 0), (lag, 0))) * ratio
 
     def estimate(w):
-        return np.einsum("nt,ntd->nd", np.where(live, w, 0.0), psi[s, a])
+        return np.einsum("nt,ntd->nd", w, score)
 
     pieces = [estimate(w) for w in weights(ratios)]
     if problem.behaviour is not None:

@@ -125,7 +125,7 @@ def assert_proportional(
     --------
     >>> from reinforce_np import TabularSoftmax, algorithms, examples
     >>> mdp, policy = examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3)
-    >>> assert_proportional(algorithms.dr_grpo(), mdp, policy, np.zeros(3), group_size=4).factor
+    >>> round(assert_proportional(algorithms.dr_grpo(), mdp, policy, np.zeros(3), group_size=4).factor, 12)
     0.75
     """
     __tracebackhide__ = True
@@ -149,7 +149,7 @@ def assert_proportional(
             np.abs(verdict.moments.mean - factor * verdict.gradient) <= max(abs(factor), 1.0) * verdict.rounding
         ):
             return verdict
-    meant = "a positive factor" if factor is None else f"the factor {factor:g}"
+    meant = "no positive multiple of the gradient" if factor is None else f"not {factor:g} times the gradient"
     raise AssertionError(_message(verdict, estimator, problem, options, meant=meant, factor=factor))
 
 
@@ -289,10 +289,10 @@ def _message(verdict, estimator, problem, options, *, meant="", factor=None):
     if verdict.moments is None:
         return "\n".join([*lines, *_ending(verdict, estimator, problem)])
     if meant:
-        lines.append(f"It is not proportional with {meant}.")
+        lines.append(f"It is {meant}.")
     if verdict.kind == "biased" and meant and factor is None and (verdict.cosine or 0.0) > 0:
         factor = verdict.moments.mean @ verdict.gradient / (verdict.gradient @ verdict.gradient)
-        lines.append(f"The nearest multiple of the gradient is {factor:.6g} times it.")
+        lines[-1] = f"It is {meant}; the nearest is {factor:.6g} times it."
     factor = 1.0 if factor is None else factor
     lines += _other_objectives(verdict, problem)
     lines += _worst_components(verdict, problem.policy, factor)

@@ -33,6 +33,7 @@ gradient of log π at one parameter vector, state and action, against difference
 gradient WRONG in 3 of 3 components: no simple factor, sign or permutation explains it ...
 """
 
+import importlib
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -353,6 +354,6 @@ def _converted(trajectories, convert):
 
 def _imported(module, function, name):
     try:
-        return __import__(module, fromlist=["*"])
+        return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(f"{function} needs {name} ({error}); install it, or write the loss for numpy_loss") from None
