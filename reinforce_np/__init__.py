@@ -21,11 +21,12 @@ Data flows down this list, imports never up:
     checks                        differences, agreement, Monte Carlo confirmation
     referee                       losses as estimators, assertions, a panel of problems, a catalogue
     sweeps                        tables of exact bias and variance
+    training                      optimisers, critics, the loop, checkpoints
     plots                         draw them, with matplotlib
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import exact, examples, plots, referee, sweeps
+from reinforce_np import exact, examples, plots, referee, sweeps, training
 from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
@@ -61,6 +62,7 @@ from reinforce_np.referee import (
     torch_loss,
 )
 from reinforce_np.sampling import sample, sample_blocks
+from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
 
 __all__ = [  # noqa: PLE0604 - names from two lists
@@ -109,6 +111,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "moments_by_histogram",
     "moments_by_recursion",
     "numpy_loss",
+    "optimisers",
     "plots",
     "random_mdp",
     "referee",
@@ -118,5 +121,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "sweeps",
     "taylor_test",
     "torch_loss",
+    "train",
+    "training",
     "trajectories_needed",
 ]

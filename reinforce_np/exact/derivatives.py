@@ -260,10 +260,10 @@ def natural_gradient(mdp, policy, theta, *, objective=Discounted(), damping=0.0)
     g = gradient(mdp, policy, theta, objective=objective)
     if damping:
         return np.linalg.solve(F + damping * np.eye(len(g)), g)
-    return _smallest_solution(F, g)
+    return smallest_solution(F, g)
 
 
-def _smallest_solution(F, g):
+def smallest_solution(F, g):
     """Return F⁺g for a positive semi-definite F whose rows differ in size by any factor.
 
     States that are visited a billion times less than others, or actions as
