@@ -20,7 +20,7 @@ from reinforce_np import (
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.sampling import blocks, tables
 from reinforce_np.sampling import draw as drawing
-from reinforce_np.sampling.alias import LOW_BITS, alias_tables
+from reinforce_np.sampling.alias import LOW_BITS, Scratch, alias_tables
 from reinforce_np.sampling.naive import columns_of, naive_block, pick
 from reinforce_np.trajectories import concatenate
 
@@ -396,7 +396,8 @@ def test_words_that_tie_are_decided_by_their_tails(row):
     for word in (word for word in words if word in limits and column_high(table, word) == word):
         seen[word] = seen.get(word, -1) + 1
         tails.append((limits[word] + (0, 1, -1, 0)[seen[word] % 4]) % 2**LOW_BITS)
-    slots = table.draw(np.zeros(len(words), dtype=np.int32), Bits(words, tails))
+    slots = np.empty(len(words), dtype=np.int32)
+    table.draw(np.zeros(len(words), dtype=np.int32), Bits(words, tails), Scratch.of(len(words)), slots)
     tail_bits, columns = Bits([], tails), columns_of(row)
     assert table.entry[slots].tolist() == [pick(columns, word, tail_bits) for word in words]
     assert not tail_bits.outputs

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import arguments
+from reinforce_np.sampling.alias import Scratch
 from reinforce_np.trajectories import Trajectories
 
 DROP = 8  # finished trajectories are dropped when they are 1/DROP of those that draw
@@ -27,38 +28,75 @@ class Paths:
 
     n: int
     slots: list[np.ndarray]  # of each step, (number drawing,) int32
-    kept: dict[int, np.ndarray]  # before step t, which positions among those drawing went on to draw
-    final: np.ndarray  # (n,): the row each trajectory ended in
+    kept: dict[int, np.ndarray]  # after t steps, which positions among those drawing went on to draw
+    rows: dict[int, np.ndarray]  # and where all of those drawing were then, (number drawing,) int32; at the end, too
 
     def steps(self):
-        """Yield the slots of each step, and the trajectories they belong to: None for all of them."""
+        """Yield t, its slots, and the trajectories they belong to: None for all of them."""
         lanes = None
         for t, slots in enumerate(self.slots):
             if t in self.kept:
                 lanes = self.kept[t] if lanes is None else lanes[self.kept[t]]
-            yield slots, lanes
+            yield t, slots, lanes
+
+    def final(self):
+        """Return the row each trajectory ended in, (n,)."""
+        final, lanes = np.empty(self.n, dtype=np.int32), np.arange(self.n)
+        for t, rows in self.rows.items():
+            final[lanes] = rows
+            lanes = lanes[self.kept[t]] if t in self.kept else lanes
+        return final
 
 
-def draw_block(walk, entropy, spawn_key, n, group_size):
-    """Draw n trajectories: a pure function of its arguments."""
-    bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
-    _, base = walk.start.step(np.zeros(n // group_size, dtype=np.int32), bits)
-    base = np.repeat(base, group_size)
-    final, lanes = np.empty_like(base), np.arange(n)
+class Arena:
+    """Memory for whole numbers of 32 bits, handed out piece by piece; after `clear` it is handed out again.
+
+    New memory costs more than what is written to it, and a block needs much.
+    """
+
+    def __init__(self):
+        self.memory, self.used = np.empty(2**16, dtype=np.int32), 0
+
+    def piece(self, n):
+        """Return room for n numbers."""
+        if self.used + n > len(self.memory):  # pieces of the old memory stay alive by themselves
+            self.memory, self.used = np.empty(max(2 * len(self.memory), n), dtype=np.int32), 0
+        self.used += n
+        return self.memory[self.used - n : self.used]
+
+    def copy(self, array):
+        """Return a copy of `array` in the arena."""
+        piece = self.piece(len(array))
+        piece[:] = array
+        return piece
+
+    def clear(self):
+        """Take everything back."""
+        self.used = 0
+
+
+def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
+    """Draw n trajectories: a pure function of its arguments. What it returns lives in `arena`."""
+    bits, scratch = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key)), Scratch.of(n)
+    arena = Arena() if arena is None else arena
+    first = np.zeros(n // group_size, dtype=np.int32)
+    walk.start.step(first, bits, scratch.first(len(first)), arena.piece(len(first)))
+    base = arena.copy(np.repeat(first, group_size))
     slots: list[np.ndarray] = []
-    kept = {}
+    kept, rows = {}, {}
     while base.size and len(slots) != walk.horizon:
         refuse_endless(walk.horizon, len(slots), n)
+        slots.append(arena.piece(base.size))
         for stage in walk.stages:
-            slot, base = stage.step(base, bits)
-        slots.append(slot)
-        finished = base >= walk.finished
-        if np.count_nonzero(finished) * DROP >= base.size:
-            final[lanes[finished]] = base[finished]
-            going_on = np.flatnonzero(~finished)
-            base, lanes, kept[len(slots)] = base[going_on], lanes[going_on], going_on
-    final[lanes] = base
-    return Paths(n, slots, kept, final)
+            stage.step(base, bits, scratch, slots[-1])
+        going_on = np.less(base, walk.finished, out=scratch.second)
+        if DROP * (base.size - np.count_nonzero(going_on)) >= base.size:
+            t = len(slots)
+            rows[t], kept[t] = base, arena.copy(np.flatnonzero(going_on))
+            base = arena.copy(base.take(kept[t]))
+            scratch = scratch.first(base.size)
+    rows.setdefault(len(slots), base)
+    return Paths(n, slots, kept, rows)
 
 
 def refuse_endless(horizon, t, n):
@@ -80,7 +118,7 @@ def trajectories(blocks, meaning, horizon, first, group_size):
     begin = 0
     for paths in blocks:
         here = slice(begin, begin + paths.n)
-        for t, (slots, lanes) in enumerate(paths.steps()):
+        for t, slots, lanes in paths.steps():
             pair = slots >> meaning.pair_shift
             for column, table, index in (
                 (columns["states"], meaning.state, pair),
@@ -94,7 +132,7 @@ def trajectories(blocks, meaning, horizon, first, group_size):
                     column[t, here][lanes] = table.take(index, mode="clip")
             lengths[here][slice(None) if lanes is None else lanes] += slots < meaning.first_finished
         begin += paths.n
-    final_row = np.concatenate([paths.final for paths in blocks]) >> meaning.row_shift
+    final_row = np.concatenate([paths.final() for paths in blocks]) >> meaning.row_shift
     terminated = final_row >= meaning.n_states
     return Trajectories(
         **{name: rows.T for name, rows in columns.items()},

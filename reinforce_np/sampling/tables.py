@@ -18,10 +18,10 @@ class Stage:
     alias: AliasTables
     leads_to: np.ndarray  # (slots,) int: where the next row begins
 
-    def step(self, base, bits):
-        """Return the slots drawn, and where they lead."""
-        slot = self.alias.draw(base, bits)
-        return slot, self.leads_to.take(slot, mode="clip")
+    def step(self, base, bits, scratch, out):
+        """Write the slots drawn to `out`, and overwrite `base` with where they lead."""
+        self.alias.draw(base, bits, scratch, out)
+        self.leads_to.take(out, out=base, mode="clip")
 
 
 @dataclass(frozen=True, eq=False)
