@@ -9,6 +9,7 @@ agrees with it.
 
 Data flows down this list, imports never up:
 
+    parallel                      jobs on any executor, in order
     graph, tables, files, mdp     the model, as data
     examples                      small models whose answers are known on paper
     policies                      softmax policies with hand-written scores
@@ -16,6 +17,7 @@ Data flows down this list, imports never up:
     sampling, enumeration         draw N of them; list all of them
     problem                       a model with policy, parameters and batch: what is judged on
     estimators                    choices of the weight on the score
+    streaming                     their gradient, from trajectories that are not kept
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
     referee                       a panel of problems, a catalogue of wrong estimators, likely causes
@@ -50,6 +52,7 @@ from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 from reinforce_np.problem import Problem
 from reinforce_np.referee.panel import judge_on_panel
 from reinforce_np.sampling import sample, sample_blocks
+from reinforce_np.streaming import StreamedGradient, stream_gradient
 from reinforce_np.trajectories import Trajectories, concatenate
 
 __all__ = [  # noqa: PLE0604 - names from two lists
@@ -61,6 +64,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "KLRegularised",
     "LinearSoftmax",
     "Problem",
+    "StreamedGradient",
     "TabularSoftmax",
     "TooLargeError",
     "Trajectories",
@@ -87,6 +91,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "sample",
     "sample_blocks",
     "smallest_detectable_bias",
+    "stream_gradient",
     "sweeps",
     "taylor_test",
     "trajectories_needed",

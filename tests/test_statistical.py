@@ -199,7 +199,10 @@ def test_refusals(options, error, message):
 
 
 def test_what_needs_a_law_says_so():
-    for judge in (lambda: smallest_detectable_bias(MINE, PROBLEM, n=10, **NOT_LISTED), lambda: confirm_stream(MINE, PROBLEM, **NOT_LISTED)):
+    for judge in (
+        lambda: smallest_detectable_bias(MINE, PROBLEM, n=10, **NOT_LISTED),
+        lambda: confirm_stream(MINE, PROBLEM, **NOT_LISTED),
+    ):
         with pytest.raises(ValueError, match="nothing is known of how much"):
             judge()
     with pytest.raises(TypeError, match="given twice"):
@@ -212,7 +215,15 @@ def test_what_needs_a_law_says_so():
 def draw(n, rng, problem=PROBLEM, **changes):
     """A right sampler, or one of a changed problem."""
     changed = problem.replace(**changes)
-    return sample(changed.mdp, changed.policy, changed.theta, n, behaviour=changed.behaviour, group_size=changed.group_size, rng=rng)
+    return sample(
+        changed.mdp,
+        changed.policy,
+        changed.theta,
+        n,
+        behaviour=changed.behaviour,
+        group_size=changed.group_size,
+        rng=rng,
+    )
 
 
 def with_dummy_step(n, rng):

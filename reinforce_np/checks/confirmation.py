@@ -258,9 +258,7 @@ def confirm(
         )
     if law is None:
         return _describe(estimator, problem, objective, components, n, alpha, executor, rng)
-    return confirm_law(
-        law, estimator, problem, n, sampler=sampler, call=call, alpha=alpha, executor=executor, rng=rng
-    )
+    return confirm_law(law, estimator, problem, n, sampler=sampler, call=call, alpha=alpha, executor=executor, rng=rng)
 
 
 def smallest_detectable_bias(
@@ -443,7 +441,8 @@ def confirm_law(law, estimator, problem, n, *, sampler=None, call=None, alpha=AL
         log_probability=log_probability,
         log_e_value=log_e_value,
         log_odds=test.log_odds,
-        rejected=bool(min(log_probability.min(), -log_e_value) < -test.log_odds) or any(fact.rejected for fact in found),
+        rejected=bool(min(log_probability.min(), -log_e_value) < -test.log_odds)
+        or any(fact.rejected for fact in found),
         batches=name_of_batches(problem),
         source=law.source,
         facts=found,

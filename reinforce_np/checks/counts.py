@@ -35,7 +35,11 @@ def log_ratio(counts, p):
     cells = (p > 0).sum(axis=-1)
     log_p = np.log(np.where(p > 0, p, 1.0))
     mixture = np.where(p > 0, _log_gamma(counts + HALF) - math.lgamma(HALF), 0.0).sum(axis=-1)
-    mixture = mixture + _log_gamma(HALF * np.maximum(cells, 1)) - _log_gamma(counts.sum(axis=-1) + HALF * np.maximum(cells, 1))
+    mixture = (
+        mixture
+        + _log_gamma(HALF * np.maximum(cells, 1))
+        - _log_gamma(counts.sum(axis=-1) + HALF * np.maximum(cells, 1))
+    )
     return np.where(cells > 1, mixture - (counts * log_p).sum(axis=-1), 0.0)
 
 

@@ -84,7 +84,9 @@ def precision_of(estimator, problem):
     if isinstance(estimator, Estimator):
         return DOUBLE
     batch = next(batches_drawn(problem, 1, rng=0))
-    found = callables.estimate_of(estimator, batch_of(batch, np.arange(len(batch)), np.arange(len(batch)) // problem.group_size), problem.theta)
+    found = callables.estimate_of(
+        estimator, batch_of(batch, np.arange(len(batch)), np.arange(len(batch)) // problem.group_size), problem.theta
+    )
     return max(DOUBLE, float(np.finfo(found.dtype).eps)) if found.dtype.kind == "f" else DOUBLE
 
 

@@ -120,7 +120,9 @@ class SamplerFacts:
         self.Z_means = np.concatenate([means, law.gradient])
         self.Z_variances = np.concatenate([variances, law.variances[0]])
         self.Z_roundings = np.concatenate([roundings, law.rounding])
-        self.n_sets = {name: sum(_n_sets(name, size, before) for size, before in self._pairs()) for name in _set_names()}
+        self.n_sets = {
+            name: sum(_n_sets(name, size, before) for size, before in self._pairs()) for name in _set_names()
+        }
         self.n_sets = {name: n_sets for name, n_sets in self.n_sets.items() if n_sets}
         self.n_tests = 2 * 2 + 2 * len(self.Z_means) * len(self.n_sets) + 3
         self.log_odds = law.log_odds(alpha, self.n_tests)
@@ -147,7 +149,9 @@ class SamplerFacts:
             wanted = size * batch_size(self.problem)
             trajectories = self.sampler(wanted, self.rng)
             if not isinstance(trajectories, Trajectories) or len(trajectories) != wanted:
-                raise ValueError(f"sampler({wanted}, rng) returned {trajectories!r}; it must return Trajectories of {wanted} episodes")
+                raise ValueError(
+                    f"sampler({wanted}, rng) returned {trajectories!r}; it must return Trajectories of {wanted} episodes"
+                )
             yield trajectories.of_model(self.problem.mdp.n_states, self.problem.mdp.n_actions)
 
     def add(self, trajectories, estimates):
@@ -178,7 +182,14 @@ class SamplerFacts:
 
     def judged(self):
         """Return what was found out, in causal order."""
-        found = (self._possible(), self._starts(), self._actions(), self._outcomes(), *self._means(), self._independence())
+        found = (
+            self._possible(),
+            self._starts(),
+            self._actions(),
+            self._outcomes(),
+            *self._means(),
+            self._independence(),
+        )
         return tuple(Fact(*fact, rejected=fact[1] < -self.log_odds) for fact in found)
 
     def _pairs(self):
@@ -193,7 +204,9 @@ class SamplerFacts:
         s, a, r = (getattr(trajectories, name)[n, t] for name in ("states", "actions", "rewards"))
         last = t + 1 == trajectories.lengths[n]
         ended = last & trajectories.terminated[n]
-        following = np.where(last, trajectories.final_states[n], trajectories.states[n, np.minimum(t + 1, trajectories.n_steps - 1)])
+        following = np.where(
+            last, trajectories.final_states[n], trajectories.states[n, np.minimum(t + 1, trajectories.n_steps - 1)]
+        )
         same = np.abs(mdp.reward[s, a] - r[:, None]) <= SAME_REWARD * np.abs(mdp.reward).max()
         same &= (mdp.terminated[s, a] == ended[:, None]) & self.possible[s, a]
         same &= ended[:, None] | (mdp.next_state[s, a] == following[:, None])  # where an end leads to means nothing
@@ -221,14 +234,18 @@ class SamplerFacts:
             "it goes on after the horizon": lengths > longest,
             "it is cut before the horizon": ~ended & (lengths < longest),
             "it neither terminated nor was it truncated": ~ended & ~trajectories.truncated,
-            "it is called truncated but terminated before the horizon": ended & trajectories.truncated & (lengths < longest),
+            "it is called truncated but terminated before the horizon": ended
+            & trajectories.truncated
+            & (lengths < longest),
             "the model has no such step": unknown,
             "its log_probabilities are not those of the behaviour": mistaken,
         }
         for reason, wrong in reasons.items():
             if wrong.any():
                 i = int(np.argmax(wrong))
-                return f"trajectory {i} of call {self.calls_made} cannot be: {callables.path(trajectories, i)}: {reason}"
+                return (
+                    f"trajectory {i} of call {self.calls_made} cannot be: {callables.path(trajectories, i)}: {reason}"
+                )
         return ""
 
     def _possible(self):
@@ -253,7 +270,9 @@ class SamplerFacts:
         log_e = counts.log_ratio(self.n_outcomes, self.p)
         considered = self.possible.any(axis=2) & self.reached[:, None] & ((self.p > 0).sum(axis=2) > 1)
         s, a = np.unravel_index(int(np.argmax(np.where(considered, log_e, -np.inf))), log_e.shape)
-        text = f"outcomes: after action {a} in state {s} " + _farthest(self.n_outcomes[s, a], self.p[s, a], "outcome {0} came")
+        text = f"outcomes: after action {a} in state {s} " + _farthest(
+            self.n_outcomes[s, a], self.p[s, a], "outcome {0} came"
+        )
         return "outcomes", min(-counts.log_average(log_e[considered]), 0.0), text
 
     def _means(self):
@@ -348,7 +367,12 @@ def _returns(trajectories, gamma):
 
 
 def _set_names():
-    return ("neighbours", *(f"batches 1/{G} of a call apart" for G in SHARES), "a whole call", "two calls, place by place")
+    return (
+        "neighbours",
+        *(f"batches 1/{G} of a call apart" for G in SHARES),
+        "a whole call",
+        "two calls, place by place",
+    )
 
 
 def _products(name, Z, before):
@@ -375,5 +399,3 @@ def _farthest(found, p, what):
     n = int(found.sum())
     i = int(np.argmax(np.abs(found - n * p) / np.sqrt(np.maximum(n * p * (1 - p), 1e-12))))
     return f"{what.format(i)} {int(found[i])} of {n} times, with probability {p[i]:.4g}"
-
-

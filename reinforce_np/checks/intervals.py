@@ -61,7 +61,11 @@ class Interval:
     def __str__(self):
         i = int(np.argmax(np.abs(self.estimate - self.gradient) / np.maximum(self.standard_error, 1e-300)))
         outside = int(self.outside.sum())
-        where = f"the gradient lies outside the interval in {outside} of" if outside else "the gradient lies within the intervals of all"
+        where = (
+            f"the gradient lies outside the interval in {outside} of"
+            if outside
+            else "the gradient lies within the intervals of all"
+        )
         return (
             f"NO GUARANTEE, no verdict: nothing is known of how much this function scatters, and a sample may not show it; over {self.n} "
             f"{self.batches} {where} {len(self.components)} components, farthest in component {self.components[i]}: estimate "

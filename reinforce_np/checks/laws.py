@@ -17,7 +17,7 @@ from reinforce_np import arguments, enumeration
 from reinforce_np.checks.estimates import batch_size, estimates_of, precision_of
 from reinforce_np.checks.means import MISS, TINY, MeanTest, catoni_detectable
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
-from reinforce_np.exact import bellman, callables, listing
+from reinforce_np.exact import bellman, listing
 from reinforce_np.exact.batches import AT_ONCE, check_count, check_sizes, check_support, distinguishable, table_of
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
@@ -80,7 +80,9 @@ class Law:
     def variances(self):
         """Upper bounds on the variances of X and of X², shape (2, C); infinite where unknown."""
         with np.errstate(over="ignore"):  # too large to be judged
-            rounded = np.array([self.variance, self.variance_of_square]) + self.roundings**2  # what never varies still rounds
+            rounded = (
+                np.array([self.variance, self.variance_of_square]) + self.roundings**2
+            )  # what never varies still rounds
         return np.maximum(rounded, TINY**2)
 
     @property
@@ -174,7 +176,9 @@ def law_of(
     if "variance" in stated or "bound" in stated:
         return _rounded(_stated_law(components, gradient, problem, estimator, variance, bound), eps)
     if like is not None and not isinstance(like, Estimator):
-        raise TypeError(f"like={like!r} is no Estimator; pass one such as algorithms.reinforce(), or variance=, or bound=")
+        raise TypeError(
+            f"like={like!r} is no Estimator; pass one such as algorithms.reinforce(), or variance=, or bound="
+        )
     known = estimator if like is None else like
     law = _law_of_family(known, problem, components, gradient) if isinstance(known, Estimator) else None
     law = _with_listing(law, known, problem, components, gradient, exchangeable, limit)

@@ -14,7 +14,8 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.sampling.alias import Scratch
-from reinforce_np.trajectories import Trajectories
+from reinforce_np.sampling.tables import Meaning
+from reinforce_np.trajectories import of_packed
 
 DROP = 8  # finished trajectories are dropped when they are 1/DROP of those that draw
 FIRST_CAPACITY = 64  # steps after which episodes without a horizon are looked at, and so on, doubling
@@ -39,13 +40,38 @@ class Paths:
                 lanes = self.kept[t] if lanes is None else lanes[self.kept[t]]
             yield t, slots, lanes
 
+    def lengths(self, first_finished):
+        """Return the number of steps before the first slot that a finished trajectory drew, (n,)."""
+        lengths, here = np.zeros(self.n, dtype=np.intp), np.zeros(self.n, dtype=np.int32)
+        for t, slots, lanes in self.steps():
+            here += slots < first_finished
+            if t + 1 in self.kept or t + 1 == len(self.slots):
+                lengths[slice(None) if lanes is None else lanes] += here
+                here = np.zeros(len(self.kept.get(t + 1, ())), dtype=np.int32)
+        return lengths
+
     def final(self):
         """Return the row each trajectory ended in, (n,)."""
-        final, lanes = np.empty(self.n, dtype=np.int32), np.arange(self.n)
-        for t, rows in self.rows.items():
-            final[lanes] = rows
-            lanes = lanes[self.kept[t]] if t in self.kept else lanes
+        times = sorted(self.rows, reverse=True)
+        final = self.rows[times[0]]
+        for t in times[1:]:
+            later, final = final, self.rows[t].copy()
+            final[self.kept[t]] = later
         return final
+
+    def only(self, wanted):
+        """Return the paths of the trajectories marked in `wanted` (n,) alone, without their rows."""
+        slots, kept = [], {}
+        position = np.flatnonzero(wanted)
+        for t, all_slots in enumerate(self.slots):
+            if t in self.kept:
+                goes_on = np.zeros(len(wanted), dtype=bool)
+                goes_on[self.kept[t]] = True
+                kept[t] = np.flatnonzero(goes_on[position])
+                wanted = wanted[self.kept[t]]
+                position = np.flatnonzero(wanted)
+            slots.append(all_slots[position])
+        return Paths(len(slots[0]), slots, kept, {}) if slots else self
 
 
 class Arena:
@@ -109,36 +135,48 @@ def refuse_endless(horizon, t, n):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Trajectories as they were drawn, in 4 bytes a transition; `unpack` writes out the (N, T) arrays of the record."""
+
+    blocks: list[Paths]
+    meaning: Meaning
+    n_steps: int
+
+    def unpack(self):
+        """Return states, actions, rewards and log-probabilities, each (N, T), zero after the end."""
+        n, meaning = sum(paths.n for paths in self.blocks), self.meaning
+        columns = {name: np.zeros((self.n_steps, n), dtype) for name, dtype in COLUMNS.items()}  # a step is a row
+        first = 0
+        for paths in self.blocks:
+            for t, slots, lanes in paths.steps():
+                pair = slots >> meaning.pair_shift
+                for name, table, index in (
+                    ("states", meaning.state, pair),
+                    ("actions", meaning.action, pair),
+                    ("rewards", meaning.reward, slots),
+                    ("log_probabilities", meaning.log_probability, pair),
+                ):
+                    row = columns[name][t, first : first + paths.n]
+                    if lanes is None:
+                        table.take(index, out=row, mode="clip")
+                    else:
+                        row[lanes] = table.take(index, mode="clip")
+            first += paths.n
+        return {name: rows.T for name, rows in columns.items()}
+
+
 def trajectories(blocks, meaning, horizon, first, group_size):
     """Return the record of consecutive blocks of `Paths`, the first of which begins with trajectory number `first`."""
-    n = sum(paths.n for paths in blocks)
     n_steps = max(len(paths.slots) for paths in blocks) if horizon is None else horizon
-    columns = {name: np.zeros((n_steps, n), dtype) for name, dtype in COLUMNS.items()}  # a step is a row
-    lengths = np.zeros(n, dtype=np.intp)
-    begin = 0
-    for paths in blocks:
-        here = slice(begin, begin + paths.n)
-        for t, slots, lanes in paths.steps():
-            pair = slots >> meaning.pair_shift
-            for column, table, index in (
-                (columns["states"], meaning.state, pair),
-                (columns["actions"], meaning.action, pair),
-                (columns["rewards"], meaning.reward, slots),
-                (columns["log_probabilities"], meaning.log_probability, pair),
-            ):
-                if lanes is None:
-                    table.take(index, out=column[t, here], mode="clip")
-                else:
-                    column[t, here][lanes] = table.take(index, mode="clip")
-            lengths[here][slice(None) if lanes is None else lanes] += slots < meaning.first_finished
-        begin += paths.n
+    lengths = np.concatenate([paths.lengths(meaning.first_finished) for paths in blocks])
     final_row = np.concatenate([paths.final() for paths in blocks]) >> meaning.row_shift
     terminated = final_row >= meaning.n_states
-    return Trajectories(
-        **{name: rows.T for name, rows in columns.items()},
-        lengths=lengths,
-        terminated=terminated,
-        truncated=~terminated,
-        final_states=meaning.state_of_row[final_row],
-        groups=(first + np.arange(n)) // group_size,
-    )
+    narrow = {
+        "lengths": lengths,
+        "terminated": terminated,
+        "truncated": ~terminated,
+        "final_states": meaning.state_of_row[final_row],
+        "groups": (first + np.arange(len(lengths))) // group_size,
+    }
+    return of_packed(Packed(blocks, meaning, n_steps), narrow)
