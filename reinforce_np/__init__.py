@@ -9,6 +9,7 @@ agrees with it.
 
 Data flows down this list, imports never up:
 
+    parallel                      jobs on any executor, in order
     graph, tables, files, mdp     the model, as data
     examples                      small models whose answers are known on paper
     policies                      softmax policies with hand-written scores
@@ -17,6 +18,7 @@ Data flows down this list, imports never up:
     environments                  draw them from a black box
     problem                       a model with policy, parameters and batch: what is judged on
     estimators                    choices of the weight on the score
+    streaming                     their gradient, from trajectories that are not kept
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
     referee                       losses as estimators, assertions, a panel of problems, a catalogue
@@ -62,6 +64,7 @@ from reinforce_np.referee import (
     torch_loss,
 )
 from reinforce_np.sampling import sample, sample_blocks
+from reinforce_np.streaming import StreamedGradient, stream_gradient
 from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
 
@@ -82,6 +85,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "Problem",
     "RolloutSource",
     "Steps",
+    "StreamedGradient",
     "TabularSoftmax",
     "TooLargeError",
     "Trajectories",
@@ -118,6 +122,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "sample",
     "sample_blocks",
     "smallest_detectable_bias",
+    "stream_gradient",
     "sweeps",
     "taylor_test",
     "torch_loss",
