@@ -1,13 +1,29 @@
 """The catalogue: every entry judged as it deserves, its numbers recomputed, and each mistake recognised."""
 
+import json
 import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from reinforce_np import concatenate, judge_on_panel, moments, sample
-from reinforce_np.referee.catalogue import CATALOGUE
+from reinforce_np import (
+    Estimator,
+    Problem,
+    RewardToGo,
+    TabularSoftmax,
+    Undiscounted,
+    algorithms,
+    concatenate,
+    examples,
+    judge,
+    judge_on_panel,
+    moments,
+    sample,
+)
+from reinforce_np.command_line import main
+from reinforce_np.referee.catalogue import CATALOGUE, accused, baselines, parts, returns
+from reinforce_np.referee.causes import likely_cause, named_factor
 from reinforce_np.referee.panel import PANEL
 
 BY_NAME = {specimen.name: specimen for specimen in CATALOGUE}
@@ -79,3 +95,106 @@ def test_every_record_is_complete():
         assert len(specimen.what) > 30 and specimen.what.endswith(".") and specimen.remedy and specimen.seen
         assert specimen.family in ("accused",) or specimen.guilty
         assert re.search(r"https://\S+|not found in a public thread", specimen.seen), specimen.name
+
+
+# Likely causes, on problems so small that the whole catalogue is listed at once
+
+PAIR = PROBLEMS["triples"].replace(mdp=PROBLEMS["triples"].mdp.replace(horizon=2), group_size=2)
+ALONE = PAIR.replace(group_size=1)
+
+
+def cause(f, problem, **options):
+    return likely_cause(judge(f, problem, **options), f, problem)
+
+
+def test_a_mistake_of_the_catalogue_is_recognised_by_its_mean():
+    """Written in another way than in the catalogue, as one of the family, on a group, and times a factor."""
+
+    def mine(trajectories, theta):
+        estimate = np.zeros_like(theta)
+        psi = ALONE.policy.score(theta)
+        for n, length in enumerate(trajectories.lengths):
+            for t in range(length):
+                G = sum(ALONE.gamma ** (u - t) * trajectories.rewards[n, u] for u in range(t, length))
+                estimate += G * psi[trajectories.states[n, t], trajectories.actions[n, t]]
+        return estimate / len(trajectories)
+
+    assert cause(mine, ALONE) == (
+        "the mean of mine is exactly that of gamma_t_dropped (Returns discounted from step t on, but the score of step t without "
+        "its γᵗ: Σₜ ψₜ Gₜ); multiply the score of step t by γᵗ, or say that the objective is not the discounted return; no "
+        "objective at all has this gradient"
+    )
+    family = Estimator(RewardToGo(), discounted_score=False)
+    assert cause(family, PAIR).startswith("its mean is exactly that of gamma_t_dropped (")
+    assert cause(lambda t, theta: 0.9 * mine(t, theta), ALONE).startswith("its mean is that of gamma_t_dropped (")
+    assert cause(lambda t, theta: 0.9 * mine(t, theta), ALONE).endswith("times γ: discounted once too often")
+    assert cause(lambda t, theta: 0.123 * mine(t, theta), ALONE).startswith(
+        "its mean is 0.123 times that of gamma_t_dropped"
+    )
+
+
+def test_of_several_with_one_mean_the_variance_tells():
+    """Two entries have the mean of a dropped reward; without its variance both are named."""
+    verdict = judge(returns.present_reward_dropped, PAIR)
+    one = likely_cause(verdict, returns.present_reward_dropped, PAIR)
+    assert "that of present_reward_dropped (" in one and "action_dependent" not in one
+    doubtful = replace(verdict, moments=replace(verdict.moments, variance=2 * verdict.moments.variance))
+    assert " or action_dependent (" in likely_cause(doubtful, None, PAIR)
+    only = cause(returns.only_the_present_reward, PAIR)
+    assert "only_the_present_reward" in only and "past_rewards_only" not in only
+    assert "" == cause(lambda t, theta: parts.reinforce(t, theta, PAIR) + 0.01, PAIR)
+
+
+def test_other_objectives_and_plain_factors():
+    assert "exactly the gradient of Undiscounted" in cause(returns.undiscounted_returns, ALONE)
+    assert "exactly the gradient of Discounted" in cause(accused.gamma_t_on_the_return, ALONE, objective=Undiscounted())
+    assert "exactly that of wrong_sign" in cause(lambda t, theta: -parts.reinforce(t, theta, ALONE), ALONE)
+    assert "times the number of steps" in cause(lambda t, theta: 2 * parts.reinforce(t, theta, ALONE), ALONE)
+    assert "in_sample_mean" in cause(baselines.in_sample_mean, PAIR)
+    assert cause(algorithms.reinforce(), ALONE) == ""
+    four = PROBLEMS["fours"]  # γ = 1/2, three steps, groups of four
+    assert named_factor(0.75, four).startswith("times (N-1)/N") and named_factor(-0.75, four).endswith("the wrong sign")
+    assert " or " in named_factor(0.5, PAIR) and named_factor(0.3, four) == ""
+    found = [named_factor(c, four) for c in (4 / 3, 4.0, 0.25, 1 / 3, 3.0, 0.5, 2.0, -1.0)]
+    assert len(set(found)) == 8 and all(found)
+    assert named_factor(2.0, four.replace(mdp=four.mdp.replace(gamma=0.9))) == "counted twice"
+
+
+def test_there_may_be_nothing_to_compare_with():
+    large = Problem(examples.frozen_lake(), TabularSoftmax(16, 4), np.sin(np.arange(64.0)))
+    assert cause(Estimator(RewardToGo(), discounted_score=False), large.replace(mdp=large.mdp.replace(gamma=0.9))) == ""
+    verdict = judge(lambda t, theta: np.nan * theta, ALONE)
+    assert likely_cause(verdict, None, ALONE) == ""
+
+
+# The command line
+
+
+def run(capsys, *argv):
+    code = main(["catalogue", *argv])
+    return code, *capsys.readouterr()
+
+
+def test_the_command_prints_every_entry(capsys, monkeypatch):
+    few = tuple(
+        BY_NAME[name] for name in ("gamma_t_dropped", "in_sample_mean", "leave_one_out_as_the_score", "leave_one_out")
+    )
+    monkeypatch.setattr("reinforce_np.command_line.catalogue.CATALOGUE", few)
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "") and out.isascii() and max(map(len, out.splitlines())) <= 130
+    assert re.search(r"^returns +gamma_t_dropped +fours +Discounted +biased +0.373 +0.9571$", out, flags=re.MULTILINE)
+    assert out.splitlines()[-1] == "3 are mistakes; 1, the family `accused`, are right."
+    code, out, _ = run(capsys, "--json")
+    document = json.loads(out)["catalogue"]
+    assert [entry["name"] for entry in document] == [specimen.name for specimen in few]
+    assert document[1]["factor"] == pytest.approx(few[1].factor) and document[2]["cosine"] is None
+    assert document[0]["seen"].startswith("https://") and document[3]["guilty"] is False
+
+
+def test_the_command_prints_one_in_full(capsys):
+    code, out, err = run(capsys, "in-sample-mean")
+    assert (code, err) == (0, "") and "Remedy: the mean of the others" in out and "but not by one constant" in out
+    code, out, _ = run(capsys, "leave_one_out", "--json")
+    assert json.loads(out)["panel"]["kind"] == "unbiased"
+    code, out, err = run(capsys, "gamma")
+    assert code == 2 and out == "" and "there is gamma_t_dropped, gamma_t_twice, bootstrap_without_gamma" in err

@@ -28,6 +28,7 @@ from reinforce_np import (
 )
 from reinforce_np.checks import confirmation, estimates
 from reinforce_np.checks.laws import law_of
+from reinforce_np.checks.runs import RunTest
 from reinforce_np.estimators import rewards_to_go
 from reinforce_np.sampling import draw
 
@@ -263,7 +264,10 @@ def test_the_verdict_compares_the_least_log_probability_with_its_share_of_alpha(
 
 
 def test_the_same_seed_the_same_verdict(monkeypatch):
-    one, two = confirm(REINFORCE, *PROBLEM, 3000, rng=5), confirm(REINFORCE, *PROBLEM, 3000, rng=np.random.SeedSequence(5))
+    one, two = (
+        confirm(REINFORCE, *PROBLEM, 3000, rng=5),
+        confirm(REINFORCE, *PROBLEM, 3000, rng=np.random.SeedSequence(5)),
+    )
     assert np.array_equal(one.log_probability, two.log_probability)
     assert np.array_equal(one.estimate, two.estimate)
     assert not np.array_equal(one.estimate, confirm(REINFORCE, *PROBLEM, 3000, rng=6).estimate)
@@ -280,7 +284,10 @@ def test_without_a_seed_every_run_is_another():
 
 
 def test_components_are_judged_alone():
-    whole, some = confirm(REINFORCE, *PROBLEM, 2000, rng=0), confirm(REINFORCE, *PROBLEM, 2000, components=[7, 2], rng=0)
+    whole, some = (
+        confirm(REINFORCE, *PROBLEM, 2000, rng=0),
+        confirm(REINFORCE, *PROBLEM, 2000, components=[7, 2], rng=0),
+    )
     assert some.components.tolist() == [7, 2]
     for name in ("estimate", "gradient", "standard_error", "z"):
         assert_exact(getattr(some, name), getattr(whole, name)[[7, 2]])
@@ -306,7 +313,9 @@ def test_law_of_squares_bounds_their_variance():
     assert_exact(law.means, [exact.gradient(*PROBLEM), p @ squares])
     assert_exact(law.variances[1], true)
     assert_exact(law.values, REINFORCE.per_trajectory(trajectories, *PROBLEM))
-    bounded = law_of(REINFORCE, Problem(*PROBLEM), Discounted(), limit=1000)  # by the range, when there are too many to list
+    bounded = law_of(
+        REINFORCE, Problem(*PROBLEM), Discounted(), limit=1000
+    )  # by the range, when there are too many to list
     assert bounded.values is None
     assert np.all(bounded.variances[1] >= true)
     assert np.all(bounded.variances[1] <= 100 * true)
@@ -317,7 +326,9 @@ def test_law_of_squares_bounds_their_variance():
 def test_scales_are_those_that_detect_the_smallest_bias():
     law = law_for(*PROBLEM)
     log_odds = math.log(37 / 1e-4) - math.log(0.05)
-    np.testing.assert_allclose(law.test(500, 1e-4, 0.05).scales, np.sqrt(log_odds / 500 / law.variances), rtol=1e-12)
+    np.testing.assert_allclose(
+        RunTest(law, 500, 1e-4, miss=0.05).of_means.scales, np.sqrt(log_odds / 500 / law.variances), rtol=1e-12
+    )
 
 
 def test_law_of_unreachable_states_without_horizon_is_no_nan():
@@ -351,8 +362,12 @@ def test_needed_and_detectable_depend_on_rates_and_components():
     few = smallest_detectable_bias(REINFORCE, *PROBLEM, N, components=[7, 2])
     assert np.all(few < base[[7, 2]])
     np.testing.assert_allclose(few, base[[7, 2]], rtol=0.1)
-    assert trajectories_needed(REINFORCE, *PROBLEM, bias=0.1, miss=1e-4) > trajectories_needed(REINFORCE, *PROBLEM, bias=0.1)
-    assert trajectories_needed(REINFORCE, *PROBLEM, bias=0.1, alpha=1e-3) < trajectories_needed(REINFORCE, *PROBLEM, bias=0.1)
+    assert trajectories_needed(REINFORCE, *PROBLEM, bias=0.1, miss=1e-4) > trajectories_needed(
+        REINFORCE, *PROBLEM, bias=0.1
+    )
+    assert trajectories_needed(REINFORCE, *PROBLEM, bias=0.1, alpha=1e-3) < trajectories_needed(
+        REINFORCE, *PROBLEM, bias=0.1
+    )
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -374,9 +389,7 @@ def test_a_detectable_bias_is_caught_in_nearly_every_run():
     law = law_for(*PROBLEM, components=[2])
 
     def passed(estimator, runs):
-        return sum(
-            bool(confirm_law(law, PROBLEM, n, estimator, seed)) for seed in range(runs)
-        )
+        return sum(bool(confirm_law(law, PROBLEM, n, estimator, seed)) for seed in range(runs))
 
     assert passed(shifted, 60) <= 5
     assert passed(Shifted(RewardToGo(), bias=float(bias) / 3), 20) >= 15
@@ -470,7 +483,9 @@ def test_units_of_reward_do_not_matter(scale):
     assert confirm(REINFORCE, mdp, POLICY, THETA, N, rng=0)
     assert not confirm(WRONG["sign"], mdp, POLICY, THETA, N, rng=0)
     np.testing.assert_allclose(
-        smallest_detectable_bias(REINFORCE, mdp, POLICY, THETA, N) / scale, smallest_detectable_bias(REINFORCE, *PROBLEM, N), rtol=1e-9
+        smallest_detectable_bias(REINFORCE, mdp, POLICY, THETA, N) / scale,
+        smallest_detectable_bias(REINFORCE, *PROBLEM, N),
+        rtol=1e-9,
     )
 
 

@@ -35,6 +35,7 @@ from reinforce_np import (
 from reinforce_np.checks import counts, facts
 from reinforce_np.checks.laws import law_of
 from reinforce_np.checks.processes import SCALES, e_process_of
+from reinforce_np.checks.runs import RunTest
 from reinforce_np.estimators import rewards_to_go
 
 MDP, POLICY = examples.referee(horizon=3), TabularSoftmax(3, 3)
@@ -199,7 +200,10 @@ def test_refusals(options, error, message):
 
 
 def test_what_needs_a_law_says_so():
-    for judge in (lambda: smallest_detectable_bias(MINE, PROBLEM, n=10, **NOT_LISTED), lambda: confirm_stream(MINE, PROBLEM, **NOT_LISTED)):
+    for judge in (
+        lambda: smallest_detectable_bias(MINE, PROBLEM, n=10, **NOT_LISTED),
+        lambda: confirm_stream(MINE, PROBLEM, **NOT_LISTED),
+    ):
         with pytest.raises(ValueError, match="nothing is known of how much"):
             judge()
     with pytest.raises(TypeError, match="given twice"):
@@ -212,7 +216,15 @@ def test_what_needs_a_law_says_so():
 def draw(n, rng, problem=PROBLEM, **changes):
     """A right sampler, or one of a changed problem."""
     changed = problem.replace(**changes)
-    return sample(changed.mdp, changed.policy, changed.theta, n, behaviour=changed.behaviour, group_size=changed.group_size, rng=rng)
+    return sample(
+        changed.mdp,
+        changed.policy,
+        changed.theta,
+        n,
+        behaviour=changed.behaviour,
+        group_size=changed.group_size,
+        rng=rng,
+    )
 
 
 def with_dummy_step(n, rng):
@@ -375,8 +387,7 @@ STREAMS, ALPHA_EVER = 400, 0.05
 
 def listed(problem=PROBLEM, estimator=REINFORCE):
     law = law_of(estimator, problem, Discounted(), [4, 6])
-    statistics = np.stack([law.values, law.values**2], axis=1)
-    return law, statistics, law.probabilities / law.probabilities.sum()
+    return law, law.values, law.probabilities / law.probabilities.sum()
 
 
 LAWS = {
@@ -386,13 +397,10 @@ LAWS = {
 }
 
 
-def false_alarms(law, statistics, p, n=200, seed=0):
-    """The share of runs of n batches in which `confirm` rejects, its statistics and its thresholds."""
-    test, process = law.test(n, ALPHA), e_process_of(law)
-    occurrences = np.random.default_rng(seed).multinomial(n, p, size=RUNS).astype(float)
-    of_moments = test.rejects(np.tensordot(occurrences, test.terms(statistics), axes=1)).any(axis=(1, 2))
-    log_e = process.log_e_value(process.sums_of_listed(np.tensordot(occurrences, statistics - law.means, axes=1)), n)
-    return (of_moments | (log_e > test.log_odds)).mean()
+def false_alarms(law, values, p, n=200, seed=0):
+    """The share of runs of n batches in which `confirm` rejects."""
+    test, occurrences = RunTest(law, n, ALPHA), np.random.default_rng(seed).multinomial(n, p, size=RUNS)
+    return test.rejects(np.tensordot(occurrences.astype(float), test.terms(values), axes=1)).mean()
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -402,20 +410,20 @@ def test_false_alarms_are_fewer_than_alpha(name):
 
 def test_half_the_variance_has_more_false_alarms_than_alpha():
     """Negative control; and so has a mean that is slightly wrong."""
-    law, statistics, p = LAWS["plain"]
+    law, values, p = LAWS["plain"]
     half = dataclasses.replace(law, variance=law.variance / 2, variance_of_square=law.variance_of_square / 2)
-    assert false_alarms(half, statistics, p) > 2 * ALPHA
+    assert false_alarms(half, values, p) > 2 * ALPHA
     moved = dataclasses.replace(law, gradient=law.gradient + 0.4 * np.sqrt(law.variance))
-    assert false_alarms(moved, statistics, p) > 2 * ALPHA
+    assert false_alarms(moved, values, p) > 2 * ALPHA
 
 
 @pytest.mark.parametrize("name", LAWS)
 @pytest.mark.parametrize("kind", ["cumulant", "variance"])
 def test_factors_of_the_e_process_are_expected_to_be_one(name, kind):
     """Exactly so with the cumulant; at most so with the variance; more than so with half of it (the negative control)."""
-    law, statistics, p = LAWS[name]
+    law, values, p = LAWS[name]
     process = e_process_of(law if kind == "cumulant" else dataclasses.replace(law, values=None))
-    terms = process.terms(statistics)
+    terms = process.terms(law.statistics(values))
     for sign, cost in ((1.0, process.costs[0]), (-1.0, process.costs[1])):
         largest = (sign * terms).max(axis=0)
         log_expected = np.log(np.tensordot(p, np.exp(sign * terms - largest), axes=1)) + largest - cost
@@ -426,10 +434,10 @@ def test_factors_of_the_e_process_are_expected_to_be_one(name, kind):
             assert (log_expected + np.log1p(SCALES**2 / 2)[:, None] - np.log1p(SCALES**2 / 4)[:, None]).max() > 1e-3
 
 
-def ever_rejected(law, statistics, p, looks=50, each=20, seed=0):
+def ever_rejected(law, values, p, looks=50, each=20, seed=0):
     """The share of streams in which the e-process ever reaches 1/ALPHA_EVER at one of its looks."""
     process, rng = e_process_of(law), np.random.default_rng(seed)
-    terms = process.terms(statistics)
+    terms = process.terms(law.statistics(values))
     sums, reached = np.zeros((STREAMS, *process.scales.shape)), np.zeros(STREAMS, dtype=bool)
     for look in range(1, looks + 1):
         sums += terms[rng.choice(len(p), size=(len(sums), each), p=p)].sum(axis=1)
@@ -438,12 +446,12 @@ def ever_rejected(law, statistics, p, looks=50, each=20, seed=0):
 
 
 def test_streams_may_be_looked_at_whenever_one_likes():
-    law, statistics, p = LAWS["plain"]
-    assert ever_rejected(law, statistics, p) < ALPHA_EVER
+    law, values, p = LAWS["plain"]
+    assert ever_rejected(law, values, p) < ALPHA_EVER
     by_variance = dataclasses.replace(law, values=None)
-    assert ever_rejected(by_variance, statistics, p) < ALPHA_EVER
+    assert ever_rejected(by_variance, values, p) < ALPHA_EVER
     fifth = dataclasses.replace(by_variance, variance=law.variance / 5, variance_of_square=law.variance_of_square / 5)
-    assert ever_rejected(fifth, statistics, p) > 2 * ALPHA_EVER
+    assert ever_rejected(fifth, values, p) > 2 * ALPHA_EVER
 
 
 # --- the watch

@@ -20,7 +20,7 @@ from reinforce_np.checks.facts import SamplerFacts, call_size
 from reinforce_np.checks.intervals import interval_of
 from reinforce_np.checks.laws import LIMIT, law_of
 from reinforce_np.checks.means import MISS
-from reinforce_np.checks.processes import e_process_of
+from reinforce_np.checks.runs import RunTest
 from reinforce_np.exact.callables import bound as bound_to
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.problem import problem_of
@@ -412,23 +412,16 @@ def confirm_law(law, estimator, problem, n, *, sampler=None, call=None, alpha=AL
         facts = SamplerFacts(problem, law, sampler, n, call, alpha, rng)
     elif call is not None:
         raise TypeError(f"call={call!r} is how many batches are asked of a sampler, and there is none: pass sampler=")
-    others = 0 if facts is None else facts.n_tests
-    test = law.test(n, alpha, others=others)
-    deviations, sums = np.zeros_like(test.means), np.zeros_like(test.means)
+    test = RunTest(law, n, alpha, others=0 if facts is None else facts.n_tests)
+    sums = np.zeros((2, *law.means.shape))
     for batches in batches_drawn(problem, n, executor=executor, rng=rng) if facts is None else facts.calls():
-        statistics = law.statistics(estimates_of(estimator, batches, problem))
-        deviations += (statistics - law.means).sum(axis=0)  # so that what never varies adds up to nothing
-        sums += test.terms(statistics).sum(axis=0)
+        X = estimates_of(estimator, batches, problem)[:, law.components]
+        sums += test.terms(X).sum(axis=0)
         if facts is not None:
-            facts.add(batches, statistics[:, 0])
-    log_probability = test.log_probability(sums)
-    log_e_value = 0.0
-    if law.values is not None:
-        process = e_process_of(law)
-        log_e_value = float(process.log_e_value(process.sums_of_listed(deviations), n))
+            facts.add(batches, X)
     found = () if facts is None else facts.judged()
     standard_error = np.sqrt(law.variance / n)
-    deviation = deviations[0] / n
+    deviation = sums[1, 0] / n
     return Confirmation(
         n=n,
         alpha=alpha,
@@ -437,12 +430,11 @@ def confirm_law(law, estimator, problem, n, *, sampler=None, call=None, alpha=AL
         gradient=law.gradient,
         standard_error=standard_error,
         z=np.divide(deviation, standard_error, out=np.zeros_like(deviation), where=standard_error > 0),
-        smallest_detectable=law.detectable(n, alpha, others=others),
-        log_probability=log_probability,
-        log_e_value=log_e_value,
+        smallest_detectable=law.detectable(n, alpha, others=test.others),
+        log_probability=test.log_probability(sums),
+        log_e_value=float(test.log_e_value(sums)),
         log_odds=test.log_odds,
-        rejected=bool(min(log_probability.min(), -log_e_value) < -test.log_odds)
-        or any(fact.rejected for fact in found),
+        rejected=bool(test.rejects(sums)) or any(fact.rejected for fact in found),
         batches=name_of_batches(problem),
         source=law.source,
         facts=found,
@@ -454,7 +446,7 @@ def _describe(estimator, problem, objective, components, n, alpha, executor, rng
     centre = law_of(estimator, problem, objective, components, variance=0.0)  # for the gradient alone
     total, squares = np.zeros_like(centre.gradient), np.zeros_like(centre.gradient)
     for batches in batches_drawn(problem, n, executor=executor, rng=rng):
-        deviation = centre.statistics(estimates_of(estimator, batches, problem))[:, 0] - centre.gradient
+        deviation = estimates_of(estimator, batches, problem)[:, centre.components] - centre.gradient
         total += deviation.sum(axis=0)
         squares += (deviation**2).sum(axis=0)
     return interval_of(n, alpha, centre.components, centre.gradient, total, squares, name_of_batches(problem))

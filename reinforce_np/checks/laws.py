@@ -15,7 +15,7 @@ import numpy as np
 
 from reinforce_np import arguments, enumeration
 from reinforce_np.checks.estimates import batch_size, estimates_of, precision_of
-from reinforce_np.checks.means import MISS, TINY, MeanTest, catoni_detectable
+from reinforce_np.checks.means import MISS, TINY, catoni_detectable, catoni_scale
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
 from reinforce_np.exact import bellman, listing
 from reinforce_np.exact.batches import AT_ONCE, check_count, check_sizes, check_support, distinguishable, table_of
@@ -100,9 +100,8 @@ class Law:
         """log(1/false alarm) of one test of one side: all of them, and `others`, share `alpha`."""
         return math.log(self.n_tests + others) - math.log(alpha)
 
-    def statistics(self, estimates):
-        """Return X and X² of estimates (N, D), shape (N, 2, C), refusing those above the bound."""
-        X = estimates[:, self.components]
+    def statistics(self, X):
+        """Return X and X² of estimates X (N, C), shape (N, 2, C), refusing those above the bound."""
         if self.bound is not None and np.any(wrong := np.abs(X) > self.bound * (1 + 1e-6)):
             n, i = arguments.first_index(wrong)
             raise ValueError(
@@ -111,14 +110,12 @@ class Law:
         with np.errstate(over="ignore"):
             return np.stack([X, np.minimum(X**2, LARGEST_SQUARE)], axis=1)
 
-    def test(self, n, alpha, miss=MISS, others=0):
-        """Return the `MeanTest` of X and X² over n batches, its arrays of shape (2, C)."""
-        return MeanTest(n, self.means, self.variances, self.roundings, self.log_odds(alpha, others), miss)
-
     def detectable(self, n, alpha, miss=MISS, others=0):
         """Return the bias of the mean that n batches catch with probability 1 − miss, per component."""
-        test = self.test(n, alpha, miss, others)
-        bias = catoni_detectable(n, self.variances[0], test.scales[0], test.log_odds, -math.log(miss))
+        log_odds = self.log_odds(alpha, others)
+        variance = self.variances[0]
+        scale = catoni_scale(n, variance, log_odds - math.log(miss))
+        bias = catoni_detectable(n, variance, scale, log_odds, -math.log(miss))
         never = (self.variance == 0) & (self.gradient == 0)
         return np.where(never, 0.0, bias + 2 * self.rounding)
 

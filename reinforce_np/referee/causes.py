@@ -43,7 +43,7 @@ def likely_cause(verdict, estimator, problem):
     >>> print(likely_cause(judge(forgetful, problem), forgetful, problem))
     its mean is exactly that of gamma_t_dropped (Returns discounted from step t on, but the score of step t without its ...
     """
-    if verdict.kind not in ("biased", "proportional"):
+    if verdict.kind not in ("biased", "proportional") or problem.mdp.horizon == 0:
         return ""
     name = getattr(estimator, "__name__", "")
     subject = f"the mean of {name}" if name.isidentifier() else "its mean"
@@ -154,10 +154,12 @@ def named_factor(c, problem):
         ]
     if T is not None and T > 1:
         names += [(1 / T, "divided by the number of steps: a mean over time"), (float(T), "times the number of steps")]
-    names += [(gamma, "times γ: discounted once too often"), (1 / gamma if gamma else np.inf, "divided by γ")]
-    names += [(2.0, "counted twice"), (0.5, "halved")]
-    both = [*names, *((-value, f"{words}, and with the wrong sign") for value, words in names[1:])]
-    return next((words for value, words in both if _close(value, c)), "")
+    if 0 < gamma < 1:
+        names += [(gamma, "times γ: discounted once too often"), (1 / gamma, "divided by γ")]
+    names += [(-value, f"{words}, and with the wrong sign") for value, words in names[1:]]
+    plain = ((2.0, "counted twice"), (0.5, "halved"))
+    found = [words for value, words in names if _close(value, c)]
+    return ", or ".join(found or [words for value, words in plain if _close(value, c)])
 
 
 def _close(a, b):

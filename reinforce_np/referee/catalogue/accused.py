@@ -8,10 +8,10 @@ from reinforce_np.referee.catalogue.parts import (
     discounts,
     goes_on,
     log_probabilities,
-    log_probability_table,
     log_ratios,
     log_ratios_to_reference,
     mean_of_others,
+    probability_table,
     reinforce,
     returns,
     rewards,
@@ -100,7 +100,7 @@ def rollouts_cut_and_bootstrapped(trajectories, theta, problem):
 
 def all_actions(trajectories, theta, problem):
     """Σₜ γᵗ Σₐ π(a|sₜ) Q(sₜ,a) ∇log π(a|sₜ): all actions of the visited states, the taken one counts no more than the others."""
-    weighted = np.exp(log_probability_table(theta, problem)) * true_action_values(problem)
+    weighted = probability_table(theta, problem) * true_action_values(problem)
     slope = np.einsum("...sa,sad->...sd", weighted, score_table(theta, problem))
     t = np.arange(trajectories.n_steps)
     at_steps = slope[t, trajectories.states] if slope.ndim == 3 else slope[trajectories.states]
@@ -148,6 +148,12 @@ def leave_one_out(trajectories, theta, problem):
     return average(psi, R - mean_of_others(R, trajectories.groups))
 
 
+def leave_one_out_over_the_batch(trajectories, theta, problem):
+    """The mean return of all others in the batch as baseline, of other prompts too, where that of the group was meant."""
+    psi, R = scores(trajectories, theta, problem), returns(trajectories, problem.gamma)
+    return average(psi, R - (R.sum() - R) / (len(R) - 1))
+
+
 def rloo_rewritten(trajectories, theta, problem):
     """ψ (R·n/(n−1) − mean·n/(n−1)) with the mean over all n: the leave-one-out baseline in other words."""
     psi, R = scores(trajectories, theta, problem), returns(trajectories, problem.gamma)
@@ -191,25 +197,25 @@ def equal_groups_dropped(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         full_return_on_every_score, "unbiased",
-        seen=NOT_FOUND,
+        seen='"corrected" in https://github.com/udacity/deep-reinforcement-learning/issues/42 and https://github.com/huggingface/deep-rl-class/pull/95',
         remedy="rewards paid before an action are independent of it given the past, so that their product with its score has mean zero; leave them out, and the variance falls",
         on="referee", worse_than=reinforce, guilty=False,
     ),
     Specimen(
         gamma_t_on_the_return, "unbiased",
-        seen=NOT_FOUND,
+        seen="called double discounting in https://github.com/mimoralea/gdrl/issues/9 and https://github.com/datawhalechina/easy-rl/issues/181",
         remedy="it is the gradient of the discounted return; who wants late steps to count wants another objective",
         on="referee", guilty=False,
     ),
     Specimen(
         previous_reward_added, "unbiased",
-        seen=NOT_FOUND,
+        seen="https://github.com/openai/spinningup/issues/50 and https://github.com/openai/spinningup/issues/67 (\"it doesn't break the math\")",
         remedy="the reward before the action is a baseline; leave it out, and the variance falls",
         on="referee", objective=undiscounted, worse_than=reinforce_undiscounted, guilty=False,
     ),
     Specimen(
         returns_leak, "unbiased",
-        seen=NOT_FOUND,
+        seen="the mistake of https://github.com/nikhilbarhate99/PPO-PyTorch/issues/8, were it made at γ = 1",
         remedy="later episodes are independent of this one, and at γ = 1 what they add does not depend on its length; reset, and the variance falls",
         on="fours", exchangeable=False, objective=undiscounted, worse_than=reinforce_undiscounted, guilty=False,
     ),
@@ -221,7 +227,7 @@ SPECIMENS = (
     ),
     Specimen(
         wrong_critic_at_lambda_one, "unbiased",
-        seen=NOT_FOUND,
+        seen='https://github.com/openai/baselines/issues/1096 ("Not A2C but REINFORCE with baseline")',
         remedy="with λ = 1 the critic is no more than a baseline",
         on="referee", needs=("critic",), guilty=False,
     ),
@@ -245,7 +251,7 @@ SPECIMENS = (
     ),
     Specimen(
         k1_in_the_reward, "unbiased",
-        seen=NOT_FOUND,
+        seen="doubted in https://github.com/lqtrung1998/mwp_ReFT/issues/40 and https://github.com/tatsu-lab/alpaca_farm/issues/67",
         remedy="E[∇ log π] = 0, so that the derivative of the penalty itself adds nothing",
         on="referee", needs=("reference",), objective=kl_regularised, guilty=False,
     ),
@@ -269,19 +275,25 @@ SPECIMENS = (
     ),
     Specimen(
         surrogate_on_policy, "unbiased",
-        seen=NOT_FOUND,
+        seen='https://github.com/lsdefine/simple_GRPO/issues/33 and https://github.com/huggingface/trl/issues/2608 ("we get 0")',
         remedy="the gradient of exp(x − stop_gradient(x)) is that of x",
         on="referee", guilty=False,
     ),
     Specimen(
         leave_one_out, "unbiased",
-        seen=NOT_FOUND,
+        seen="questioned in https://github.com/facebookresearch/EGG/pull/82 (rewards of a batch as baseline)",
         remedy="the others are independent of this one given the prompt",
         on="pairs", needs=("group_size",), guilty=False,
     ),
     Specimen(
+        leave_one_out_over_the_batch, "unbiased",
+        seen="repaired in https://github.com/XU-YIJIE/grpo-flat/issues/2, there with a deviation, which is not harmless",
+        remedy="answers to other prompts are independent of this one; whether their mean is the better guess depends on how much prompts differ",
+        on="two prompts", needs=("prompts", "group_size"), guilty=False,
+    ),
+    Specimen(
         rloo_rewritten, "unbiased",
-        seen=NOT_FOUND,
+        seen="written so in https://github.com/redai-studio/Relax/issues/174",
         remedy="R − (ΣR − R)/(n−1) = R·n/(n−1) − mean·n/(n−1)",
         on="pairs", needs=("group_size",), guilty=False,
     ),
@@ -299,19 +311,19 @@ SPECIMENS = (
     ),
     Specimen(
         constant_divisor, "proportional",
-        seen=NOT_FOUND,
+        seen="https://github.com/sail-sg/understand-r1-zero/issues/11 and https://github.com/kevinzakka/recurrent-visual-attention/issues/10",
         remedy="a constant changes the step size, and no direction",
         on="impatient", relative_bias=0.875, factor=0.125, guilty=False,
     ),
     Specimen(
         sum_over_the_batch, "proportional",
-        seen=NOT_FOUND,
+        seen="https://github.com/ray-project/ray/issues/2506",
         remedy="N times the gradient: a step size that must be known when the batch is resized",
         on="three prompts", relative_bias=2, factor=3, guilty=False,
     ),
     Specimen(
         equal_groups_dropped, "proportional",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/pull/6365 (zero-variance groups left out of the denominator)",
         remedy="groups are independent, so that each is weighed alike; the factor 1/P(not all equal) is a step size that grows as prompts are solved",
         on="two prompts", relative_bias=0.4351, factor=1.435, needs=("prompts", "group_size"), guilty=False,
     ),

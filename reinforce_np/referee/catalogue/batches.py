@@ -10,7 +10,7 @@ from reinforce_np.referee.catalogue.parts import (
     rewards_to_go,
     scores,
 )
-from reinforce_np.referee.catalogue.specimen import NOT_FOUND, Specimen
+from reinforce_np.referee.catalogue.specimen import Specimen
 
 
 def first_finished(trajectories, theta, problem):
@@ -63,43 +63,43 @@ def duplicates_removed(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         first_finished, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/thinking-machines-lab/tinker-cookbook/pull/822 (slow rollouts discarded)",
         remedy="start a fixed number of episodes, and wait for all of them",
         on="two prompts", relative_bias=0.7703, cosine=0.8168, exchangeable=False,
     ),
     Specimen(
         truncated_dropped, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/pull/3248 (overlong filtering, of DAPO)",
         remedy="keep them: what an episode earned before it was cut was earned by its actions",
         on="two prompts", relative_bias=0.3791, cosine=0.9256,
     ),
     Specimen(
         best_half, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/pull/704 (RAFT) and https://github.com/RLHFlow/Minimal-RL/issues/6",
         remedy="learn from all of them; the worse half carries the other half of the gradient",
         on="fours", relative_bias=0.6037, cosine=0.9441, exchangeable=False,
     ),
     Specimen(
         broadcast_over_the_batch, "proportional",
-        seen=NOT_FOUND,
+        seen="https://github.com/pytorch/rl/issues/1243 and https://github.com/higgsfield-ai/higgsfield/issues/24",
         remedy="make both arrays (N,) and check the shape of the loss; in expectation 1/N of the gradient is left, and all the noise",
         on="fours", relative_bias=0.75, factor=0.25,
     ),
     Specimen(
         broadcast_over_time, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/higgsfield-ai/higgsfield/issues/24",
         remedy="make both arrays (T,)",
         on="three prompts", relative_bias=0.4802, cosine=0.9325,
     ),
     Specimen(
         group_of_one_set_to_zero, "biased",
-        seen=NOT_FOUND,
+        seen="what to do with groups of one is discussed in https://github.com/verl-project/verl/pull/3635",
         remedy="leave the return of a group of one as it is, or draw at least two: rare prompts count less otherwise",
         on="three prompts", relative_bias=0.2191, cosine=0.999, needs=("prompts",),
     ),
     Specimen(
         duplicates_removed, "biased",
-        seen=NOT_FOUND,
+        seen="replaced by new draws in https://github.com/inclusionAI/AReno/pull/308",
         remedy="keep them: how often an answer is drawn is its probability",
         on="triples", relative_bias=0.5478, cosine=0.9995,
     ),

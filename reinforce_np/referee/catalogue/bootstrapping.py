@@ -31,7 +31,7 @@ def rollout_end_as_termination(trajectories, theta, problem):
     return average(psi, discounts(trajectories, problem.gamma) * G)
 
 
-def done_only_at_termination(trajectories, theta, problem):
+def bootstrap_at_the_horizon(trajectories, theta, problem):
     """The critic's guess of the final state is added where the objective stops counting: Gₜ + γ^(L−t) V(s_L) at the time limit."""
     psi, (now, after) = scores(trajectories, theta, problem), along(problem.critic, trajectories)
     follows = goes_on(trajectories) | trajectories.truncated[:, None]
@@ -82,31 +82,31 @@ def done_drops_the_reward(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         through_termination, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/MorvanZhou/Reinforcement-learning-with-tensorflow/issues/153; claimed, and disputed, in https://github.com/thu-ml/tianshou/issues/869",
         remedy="multiply V(sₜ₊₁) by 1 − terminated: nothing follows a terminal outcome, whatever the critic says of the state",
         on="three prompts", relative_bias=0.3875, cosine=0.9702,
     ),
     Specimen(
         rollout_end_as_termination, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/vwxyzjn/cleanrl/issues/457 and https://github.com/Toni-SM/skrl/issues/449; Pardo et al., https://arxiv.org/abs/1712.00378",
         remedy="add γᵏ V of the state where the rollout was cut: only termination is worth nothing",
         on="three prompts", relative_bias=0.09663, cosine=0.9955,
     ),
     Specimen(
-        done_only_at_termination, "biased",
-        seen=NOT_FOUND,
+        bootstrap_at_the_horizon, "biased",
+        seen="done on purpose, for an objective without the limit, in https://github.com/DLR-RM/stable-baselines3/issues/953",
         remedy="if the objective ends at the horizon, so does the return; if it does not, the horizon is no part of the model",
         on="triples", relative_bias=1.005, cosine=0.485, needs=("critic",),
     ),
     Specimen(
         bootstrap_without_gamma, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/callummcdougall/ARENA_3.0/pull/249 (by its title; the change itself was not seen)",
         remedy="rₜ + γ V(sₜ₊₁) − V(sₜ)",
         on="fours", relative_bias=0.2773, cosine=0.9621,
     ),
     Specimen(
         gae_with_a_wrong_critic, "biased",
-        seen=NOT_FOUND,
+        seen="Schulman et al., https://arxiv.org/abs/1506.02438, who say that it is biased; no thread found that claims otherwise",
         remedy="λ = 1, which is right with any critic; or claim unbiasedness for the true value function only",
         on="two prompts", relative_bias=0.1911, cosine=0.9876, needs=("critic",),
     ),
@@ -118,14 +118,14 @@ SPECIMENS = (
     ),
     Specimen(
         advantages_leak, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/Toni-SM/skrl/issues/224",
         remedy="Aₜ = δₜ + γλ Aₜ₊₁ only while the episode goes on",
         on="fours", relative_bias=0.09969, cosine=0.995, exchangeable=False, needs=("critic",),
     ),
     Specimen(
         done_drops_the_reward, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/ray-project/ray/issues/1003 (the last reward is dropped with the terminal flag)",
         remedy="rₜ + γ Gₜ₊₁ (1 − done): the mask belongs on the future alone",
-        on="pairs", relative_bias=0.8215, cosine=0.606,
+        on="pairs", relative_bias=0.8899, cosine=0.4759,
     ),
 )  # fmt: skip

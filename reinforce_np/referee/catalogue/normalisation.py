@@ -11,7 +11,7 @@ from reinforce_np.referee.catalogue.parts import (
     rewards_to_go,
     scores,
 )
-from reinforce_np.referee.catalogue.specimen import NOT_FOUND, Specimen
+from reinforce_np.referee.catalogue.specimen import Specimen
 
 EPS = 1e-6  # added to deviations
 
@@ -73,43 +73,43 @@ def steps_in_equal_shares(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         per_length, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/sail-sg/understand-r1-zero/issues/10 and https://github.com/huggingface/trl/pull/3138",
         remedy="divide by a constant, such as the longest possible length: long wrong answers are punished less otherwise",
         on="two prompts", relative_bias=0.3823, cosine=0.9338, needs=("group_size",),
     ),
     Specimen(
         per_token, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/allenai/open-instruct/issues/636",
         remedy="divide by the number of trajectories, or by a constant",
         on="two prompts", relative_bias=0.3568, cosine=0.9833, needs=("group_size",),
     ),
     Specimen(
         micro_batches_by_their_own_tokens, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/allenai/open-instruct/pull/1161 and https://github.com/PrimeIntellect-ai/prime-rl/pull/583",
         remedy="divide all micro-batches by the same number, known before the first",
         on="two prompts", relative_bias=0.3625, cosine=0.9452, exchangeable=False, needs=("group_size",),
     ),
     Specimen(
         divided_by_the_group_deviation, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/sail-sg/understand-r1-zero/issues/26 and https://github.com/huggingface/trl/pull/3256",
         remedy="leave the deviation out, or take it from other data",
         on="fours", relative_bias=0.6859, cosine=0.8645, needs=("group_size",),
     ),
     Specimen(
         whitened_over_the_batch, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/wojzaremba/trpo/issues/6 (\"biased, but it's sensible\") and https://github.com/OpenRLHF/OpenRLHF/issues/830",
         remedy="a baseline that was known before the batch, and a constant step size",
-        on="impatient", relative_bias=0.9014, cosine=0.9917,
+        on="fours", relative_bias=0.6893, cosine=0.9378,
     ),
     Specimen(
         whitened_over_the_episode, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/alessiodm/drl-zh/issues/5 and https://github.com/pytorch/examples/issues/590",
         remedy="a baseline that was known before the episode; the mean of its own returns is none",
-        on="impatient", relative_bias=0.9014, cosine=0.9917,
+        on="fours", relative_bias=0.9643, cosine=0.2843,
     ),
     Specimen(
         steps_in_equal_shares, "biased",
-        seen=NOT_FOUND,
+        seen="a tutorial, https://github.com/openai/spinningup/issues/59 and https://github.com/openai/spinningup/issues/414",
         remedy="divide by the number of episodes",
         on="fours", relative_bias=0.1925, cosine=0.9819,
     ),

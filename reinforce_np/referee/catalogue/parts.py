@@ -12,9 +12,9 @@ from reinforce_np.exact import action_values, values
 
 @functools.lru_cache(maxsize=256)
 def _tables(policy, theta):
-    """Return ∇log π (S, A, D) and log π (S, A); the same θ comes with every batch."""
+    """Return ∇log π (S, A, D), π and log π (S, A); the same θ comes with every batch."""
     theta = np.frombuffer(theta)
-    return policy.score(theta), policy.log_probabilities(theta)
+    return policy.score(theta), policy.probabilities(theta), policy.log_ratio(theta, None)
 
 
 def score_table(theta, problem):
@@ -22,9 +22,14 @@ def score_table(theta, problem):
     return _tables(problem.policy, np.asarray(theta, dtype=np.float64).tobytes())[0]
 
 
-def log_probability_table(theta, problem):
-    """log π(a|s), shape (S, A)."""
+def probability_table(theta, problem):
+    """π(a|s), shape (S, A)."""
     return _tables(problem.policy, np.asarray(theta, dtype=np.float64).tobytes())[1]
+
+
+def log_probability_table(theta, problem):
+    """log π(a|s), shape (S, A), zero where π is zero."""
+    return _tables(problem.policy, np.asarray(theta, dtype=np.float64).tobytes())[2]
 
 
 def scores(trajectories, theta, problem):

@@ -8,6 +8,7 @@ from reinforce_np.referee.catalogue.parts import (
     log_probabilities,
     log_probability_table,
     log_ratios_to_reference,
+    probability_table,
     reinforce,
     rewards,
     score_table,
@@ -88,7 +89,9 @@ def kl_in_the_wrong_direction(trajectories, theta, problem):
 def entropy_without_its_future(trajectories, theta, problem):
     """β ∇H(sₜ) added to the gradient, without its state-distribution term: no credit for reaching states of high entropy."""
     log_pi = log_probability_table(theta, problem)
-    slope = -np.einsum("sa,sad->sd", np.exp(log_pi) * log_pi, score_table(theta, problem))  # ∇H(s) = −Σₐ π log π ∇log π
+    slope = -np.einsum(
+        "sa,sad->sd", probability_table(theta, problem) * log_pi, score_table(theta, problem)
+    )  # ∇H(s) = −Σₐ π log π ∇log π
     at_steps = slope[trajectories.states] * (discounts(trajectories, problem.gamma) * trajectories.mask)[:, :, None]
     return reinforce(trajectories, theta, problem) + problem.beta * at_steps.sum(axis=(0, 1)) / len(trajectories)
 
@@ -112,21 +115,21 @@ def entropy_of_the_wrong_sign(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         k1_in_the_loss, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/OpenRLHF/OpenRLHF/pull/1309 and https://github.com/allenai/open-instruct/issues/534",
         remedy="k1 in the reward; in the loss k2 is right for one step, the full divergence too",
         on="triples", relative_bias=1.233, cosine=-0.5111, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         k2_in_the_loss, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/one-covenant/grail/pull/42",
         remedy="k1 in the reward, so that earlier actions are charged for later divergence",
         on="triples", relative_bias=0.2863, cosine=0.9645, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         k3_in_the_loss, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/issues/4967 and https://github.com/allenai/open-instruct/issues/534",
         remedy="k1 in the reward; k3 is an estimate of the value of the divergence, not of its gradient",
-        on="pairs", relative_bias=0.4034, cosine=0.9382, needs=("reference",), objective=kl_regularised,
+        on="pairs", relative_bias=0.3853, cosine=0.9392, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         k2_in_the_reward, "biased",
@@ -136,31 +139,31 @@ SPECIMENS = (
     ),
     Specimen(
         k3_in_the_reward, "biased",
-        seen=NOT_FOUND,
+        seen='compared in "A Comedy of Estimators", https://arxiv.org/abs/2512.21852, by way of https://github.com/huggingface/trl/issues/4967',
         remedy="k1 in the reward, which needs no gradient of its own: E[∇ log π] = 0",
         on="triples", relative_bias=1.28, cosine=-0.2185, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         full_kl_in_the_reward, "biased",
-        seen=NOT_FOUND,
+        seen='the option kl_penalty="full" of https://github.com/huggingface/trl/issues/1161',
         remedy="k1 in the reward; or the full divergence of later states in the reward, and of this one in the loss",
         on="triples", relative_bias=1.151, cosine=-0.025, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         kl_of_the_wrong_sign, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/nebuly-ai/optimate/issues/298",
         remedy="r − β (log π − log π_ref)",
         on="triples", relative_bias=2.465, cosine=-0.9072, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         kl_in_the_wrong_direction, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/GXimingLu/Quark/issues/2 (in a paper) and https://github.com/google-deepmind/rlax/issues/14 (flipped arguments)",
         remedy="log π − log π_ref of actions drawn from π; mind the order of arguments of library functions",
         on="triples", relative_bias=2.782, cosine=-0.7483, needs=("reference",), objective=kl_regularised,
     ),
     Specimen(
         entropy_without_its_future, "biased",
-        seen=NOT_FOUND,
+        seen="A3C, https://arxiv.org/abs/1602.01783, section 4, and nearly all code since; no thread found",
         remedy="put −log π(a|s) into the reward; or say that the bonus is a regulariser and no objective",
         on="triples", relative_bias=1.837, cosine=0.0065, objective=entropy_regularised,
     ),
@@ -168,17 +171,17 @@ SPECIMENS = (
         entropy_in_the_reward, "biased",
         seen=NOT_FOUND,
         remedy="put −log π(a|s) into the reward: its expectation is the same, and it charges the action",
-        on="impatient", relative_bias=0.9731, cosine=0.9977, objective=entropy_regularised,
+        on="impatient", relative_bias=1.062, cosine=0.9993, objective=entropy_regularised,
     ),
     Specimen(
         sampled_entropy_in_the_loss, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/MrSyee/pg-is-all-you-need/issues/37",
         remedy="differentiate the closed form H(s), or put −log π(a|s) into the reward",
         on="triples", relative_bias=3.059, cosine=-0.9898, objective=entropy_regularised,
     ),
     Specimen(
         entropy_of_the_wrong_sign, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/google-deepmind/open_spiel/issues/962 and https://github.com/DLR-RM/stable-baselines3/issues/127",
         remedy="r − β log π(a|s)",
         on="triples", relative_bias=6.119, cosine=-0.9934, objective=entropy_regularised,
     ),

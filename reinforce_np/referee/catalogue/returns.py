@@ -75,6 +75,12 @@ def mean_over_time(trajectories, theta, problem):
     return average(psi, discounts(trajectories, problem.gamma) * G / trajectories.lengths[:, None])
 
 
+def mean_score_times_all_returns(trajectories, theta, problem):
+    """The mean of the scores of an episode times the sum of all its returns: (1/L) Σₜ ψₜ · Σᵤ Gᵤ."""
+    psi, G = scores(trajectories, theta, problem), rewards_to_go(trajectories, problem.gamma)
+    return average(psi, G.sum(axis=1) / trajectories.lengths)
+
+
 def mean_over_padded_time(trajectories, theta, problem):
     """The mean over a padded time axis: Σₜ γᵗ ψₜ Gₜ / T, right but for a factor that is the width of the padding."""
     psi, G = scores(trajectories, theta, problem), rewards_to_go(trajectories, problem.gamma)
@@ -100,13 +106,13 @@ def discounted_returns_leak(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         wrong_sign, "proportional",
-        seen=NOT_FOUND,
+        seen="https://github.com/KanishJebaMathewM/Truxify/pull/11885 (an actor loss without its minus); suspected where it was right in https://github.com/ikostrikov/pytorch-a3c/issues/30",
         remedy="minimise −log π · G, or ascend along ψ G: one of the two signs, not both",
         on="impatient", relative_bias=2, cosine=-1.0, factor=-1,
     ),
     Specimen(
         gamma_t_dropped, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/facebookresearch/Pearl/issues/46 and https://github.com/pytorch/examples/issues/744; Nota & Thomas, https://arxiv.org/abs/1906.07073",
         remedy="multiply the score of step t by γᵗ, or say that the objective is not the discounted return; no objective at all has this gradient",
         on="fours", relative_bias=0.3728, cosine=0.9571,
     ),
@@ -120,23 +126,23 @@ SPECIMENS = (
         present_reward_dropped, "biased",
         seen=NOT_FOUND,
         remedy="the return of step t begins with rₜ, the reward of the action that is scored",
-        on="impatient", relative_bias=0.9041, cosine=0.7227,
+        on="impatient", relative_bias=0.9015, cosine=0.7559,
     ),
     Specimen(
         only_the_present_reward, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/hunkim/ReinforcementZeroToAll/issues/1",
         remedy="credit an action with every reward it can have caused: Σ_{u≥t} γᵘ⁻ᵗ rᵤ",
         on="triples", relative_bias=2.343, cosine=0.3121,
     ),
     Specimen(
         past_rewards_only, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/mohmdelsayed/streaming-drl/issues/3",
         remedy="run through the episode backwards: Gₜ = rₜ + γ Gₜ₊₁; what was paid before an action is no credit to it",
         on="triples", relative_bias=2.343, cosine=0.3121,
     ),
     Specimen(
         returns_in_reverse, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/PacktPublishing/Tensorflow-2-Reinforcement-Learning-Cookbook/issues/27 (reversed within the loop)",
         remedy="put each new return in front (insert(0, G)), or reverse the list once at the end",
         on="two prompts", relative_bias=0.2856, cosine=0.9632,
     ),
@@ -148,19 +154,25 @@ SPECIMENS = (
     ),
     Specimen(
         terminal_reward_twice, "biased",
-        seen=NOT_FOUND,
+        seen='https://github.com/shehzaadzd/MINERVA/issues/28 (a "fix" by which the last reward is counted twice at the step before it)',
         remedy="write the reward of the outcome into the last step, do not add it to what is there already",
         on="three prompts", relative_bias=0.9832, cosine=0.9827,
     ),
     Specimen(
         mean_over_time, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/KaiyangZhou/pytorch-vsumm-reinforce/issues/48",
         remedy="sum over the steps of an episode, average over episodes; a constant divisor is harmless, the length is not",
         on="fours", relative_bias=0.3226, cosine=0.9485,
     ),
     Specimen(
+        mean_score_times_all_returns, "biased",
+        seen="a tutorial, https://github.com/Farama-Foundation/Gymnasium/issues/1336",
+        remedy="multiply each score with its own return, then sum: Σₜ γᵗ ψₜ Gₜ",
+        on="three prompts", relative_bias=0.1252, cosine=0.9922,
+    ),
+    Specimen(
         mean_over_padded_time, "proportional",
-        seen=NOT_FOUND,
+        seen="https://github.com/verl-project/verl/issues/3741 (a divisor that is the width of the mask)",
         remedy="sum over time; here the step size silently depends on how wide the batch was padded",
         on="impatient", relative_bias=0.75, factor=0.25,
     ),
@@ -172,7 +184,7 @@ SPECIMENS = (
     ),
     Specimen(
         discounted_returns_leak, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/nikhilbarhate99/PPO-PyTorch/issues/8",
         remedy="start each episode with a return of zero; harmless only at γ = 1, and noisy there",
         on="fours", relative_bias=0.1362, cosine=0.991, exchangeable=False,
     ),

@@ -6,8 +6,8 @@ from reinforce_np.referee.catalogue.parts import (
     average,
     discounts,
     log_probabilities,
-    log_probability_table,
     mean_of_others,
+    probability_table,
     returns,
     rewards_to_go,
     score_table,
@@ -62,7 +62,7 @@ def probability_for_its_logarithm(trajectories, theta, problem):
 
 def greedy_actions_score(trajectories, theta, problem):
     """The score of the most probable action, whichever was taken."""
-    best = log_probability_table(theta, problem).argmax(axis=1)
+    best = probability_table(theta, problem).argmax(axis=1)
     psi = score_table(theta, problem)[trajectories.states, best[trajectories.states]] * trajectories.mask[:, :, None]
     return average(psi, discounts(trajectories, problem.gamma) * rewards_to_go(trajectories, problem.gamma))
 
@@ -77,49 +77,49 @@ def padding_scored(trajectories, theta, problem):
 SPECIMENS = (
     Specimen(
         without_normaliser, "biased",
-        seen=NOT_FOUND,
+        seen="proposed as a repair in https://github.com/tensorlayer/RLzoo/issues/32, where logits were taken for log-probabilities",
         remedy="∇log π(a|s) = ∇z(s,a) − Σ_b π(b|s) ∇z(s,b): differentiate log_softmax, not the logit",
         on="triples", relative_bias=8.003, cosine=0.4737,
     ),
     Specimen(
         next_actions_score, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/lucidrains/PaLM-rlhf-pytorch/issues/31 (log-probabilities of other positions than those of the actions)",
         remedy="log_probs[t], rewards[t] and states[t] belong to one step; shift logits and labels together",
-        on="pairs", relative_bias=0.646, cosine=0.9771,
+        on="pairs", relative_bias=0.6293, cosine=0.9859,
     ),
     Specimen(
         another_temperature, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/huggingface/trl/pull/3029 and https://github.com/NVIDIA-NeMo/RL/pull/935",
         remedy="divide the logits by the temperature of the sampler before the log-softmax of the loss",
         on="three prompts", relative_bias=0.4929, cosine=0.9908,
     ),
     Specimen(
         last_action_not_scored, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/mll-lab-nu/RAGEN/issues/59 and https://github.com/rasbt/reasoning-from-scratch/pull/185",
         remedy="ending is an action: its log-probability belongs into the sum",
-        on="pairs", relative_bias=0.8414, cosine=0.5999,
+        on="pairs", relative_bias=0.9258, cosine=0.4413,
     ),
     Specimen(
         first_action_not_scored, "biased",
-        seen=NOT_FOUND,
+        seen="suspected in https://github.com/OpenRLHF/OpenRLHF/issues/181, where the slices turned out to agree",
         remedy="the action at position t is predicted by the logits at t − 1: shift the logits, and keep all actions",
-        on="impatient", relative_bias=0.7623, cosine=0.9048,
+        on="impatient", relative_bias=0.7536, cosine=0.9045,
     ),
     Specimen(
         probability_for_its_logarithm, "biased",
         seen=NOT_FOUND,
         remedy="the loss is −log π · G: actions are drawn from π already, which counts it once",
-        on="pairs", relative_bias=0.6603, cosine=0.8479,
+        on="pairs", relative_bias=0.7103, cosine=0.8297,
     ),
     Specimen(
         greedy_actions_score, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/henrywoo/chatllama/issues/7 (the largest probability instead of that of the action)",
         remedy="score the action that was drawn and paid for",
-        on="pairs", relative_bias=0.9673, cosine=0.5981,
+        on="pairs", relative_bias=1.048, cosine=0.4207,
     ),
     Specimen(
         padding_scored, "biased",
-        seen=NOT_FOUND,
+        seen="https://github.com/bingreeky/MemGen/pull/33 (padding filled with a token that counts)",
         remedy="multiply the log-probabilities by the mask before they are summed",
         on="fours", relative_bias=0.1181, cosine=0.993, needs=("group_size",),
     ),
