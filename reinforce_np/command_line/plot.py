@@ -217,9 +217,9 @@ def check_picture(options):
 
 def _drawn(options, draw):
     """Draw, write the file, and say what is seen."""
-    seen: list[Any] = []
-    data = plots.image(lambda _: seen.append(draw()) or seen[0], None, options.out)
+    ax = draw()
+    data = plots.image(lambda _: ax, None, options.out)
     with replacing(options.out) as stream:
         stream.write(data)
-    print(f"{options.out}: {seen[0].get_title(loc='left')}".replace("\u00a0", " "))
+    print(f"{options.out}: {ax.get_title(loc='left')}".replace("\u00a0", " "))
     return 0
