@@ -18,7 +18,7 @@ from reinforce_np.training import train as train_policy
 
 BATCHES = 1000  # points of a cloud
 DAMPING = 0.05  # of the natural gradient, so that it stays near the others where nothing is left to learn
-RUNS = 5  # of a learning curve
+RUNS = 3  # of a learning curve
 MOST_BATCHES = 100_000
 CORNERS = {"kakade_two_state": (2.0, -2.0)}  # where a landscape starts: where little is learned at first
 LARGE = 16_384  # parameters of a cloud, whose covariance is a square of them
