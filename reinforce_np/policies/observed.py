@@ -34,7 +34,8 @@ FEW = 2**12  # (step, action) cells that are faster contracted at once for every
 class FeatureSoftmax:
     """π_θ(a|o) ∝ exp(Σ_f φ(o)_f θ[f·A + a] / τ): softmax over finitely many actions, linear in features.
 
-    With `OneHot` features it is `TabularSoftmax`, parameter by parameter.
+    With `OneHot` features it is `TabularSoftmax`, parameter by parameter. A
+    draw holds the features of all its steps at once.
 
     Parameters
     ----------
