@@ -9,6 +9,7 @@ agrees with it.
 
 Data flows down this list, imports never up:
 
+    parallel                      jobs on any executor, in order
     graph, tables, files, mdp     the model, as data
     examples                      small models whose answers are known on paper
     policies                      softmax policies with hand-written scores
@@ -17,18 +18,22 @@ Data flows down this list, imports never up:
     environments                  draw them from a black box
     problem                       a model with policy, parameters and batch: what is judged on
     estimators                    choices of the weight on the score
+    streaming                     their gradient, from trajectories that are not kept
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
+    referee                       losses as estimators, assertions, a panel of problems, a catalogue
     sweeps                        tables of exact bias and variance
+    training                      optimisers, critics, the loop, checkpoints
     plots                         draw them, with matplotlib
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import exact, examples, plots, sweeps
+from reinforce_np import exact, examples, plots, referee, sweeps, training
 from reinforce_np.arguments import FileFormatError, TooLargeError
 from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
 from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
 from reinforce_np.checks.routes import compare_routes
+from reinforce_np.checks.streams import confirm_stream
 from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
 from reinforce_np.environments import Draw, EnvironmentSource, ModelSource, RolloutSource, Steps, Truncated
 from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
@@ -48,7 +53,19 @@ from reinforce_np.examples import random_mdp
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
 from reinforce_np.problem import Problem
+from reinforce_np.referee import (
+    assert_gradient,
+    assert_proportional,
+    assert_unbiased,
+    assert_variance_at_most,
+    jax_loss,
+    judge_on_panel,
+    numpy_loss,
+    torch_loss,
+)
 from reinforce_np.sampling import sample, sample_blocks
+from reinforce_np.streaming import StreamedGradient, stream_gradient
+from reinforce_np.training import optimisers, train
 from reinforce_np.trajectories import Trajectories, concatenate
 
 __all__ = [  # noqa: PLE0604 - names from two lists
@@ -68,33 +85,48 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "Problem",
     "RolloutSource",
     "Steps",
+    "StreamedGradient",
     "TabularSoftmax",
     "TooLargeError",
     "Trajectories",
     "Truncated",
     "Undiscounted",
+    "assert_gradient",
+    "assert_proportional",
+    "assert_unbiased",
+    "assert_variance_at_most",
     "check_gradient",
     "compare_routes",
     "complex_step",
     "concatenate",
     "confirm",
+    "confirm_stream",
     "count_trajectories",
     "enumerate_trajectories",
     "exact",
     "examples",
     "features",
     "finite_difference",
+    "jax_loss",
     "judge",
+    "judge_on_panel",
     "moments",
     "moments_by_enumeration",
     "moments_by_histogram",
     "moments_by_recursion",
+    "numpy_loss",
+    "optimisers",
     "plots",
     "random_mdp",
+    "referee",
     "sample",
     "sample_blocks",
     "smallest_detectable_bias",
+    "stream_gradient",
     "sweeps",
     "taylor_test",
+    "torch_loss",
+    "train",
+    "training",
     "trajectories_needed",
 ]

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 from dataclasses import KW_ONLY, dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +23,28 @@ def _rewards(reward, shape):
             f"(at most {LARGEST_REWARD:g})"
         )
     return reward
+
+
+class Neighbours(NamedTuple):
+    """Where each state can lead and from where it is entered, whatever is done: outcomes merged by next state.
+
+    Parameters
+    ----------
+    into : int array (J, S)
+        The distinct next states of each state, J at most; columns are filled up with the state itself.
+    pair : int array (S, A, K)
+        Which entry of the flattened `into` each outcome leads to, for every outcome after which the episode
+        can go on; any entry of the same state for the others.
+    entered_by, entered_from : int array (I, S)
+        The entries of the flattened `into` that name this state, and the states they start from; columns are
+        filled up with ``into.size`` and 0. A state entered from many others makes I large: above ``2·J + 8``
+        the arrays have no rows.
+    """
+
+    into: np.ndarray
+    pair: np.ndarray
+    entered_by: np.ndarray
+    entered_from: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +131,9 @@ class FiniteMDP:
                 value.setflags(write=False)
             object.__setattr__(self, name, value)
 
+    def __getstate__(self):
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # and nothing derived
+
     def __setstate__(self, state):
         for name, value in state.items():  # arrays come back writable from a pickle
             if isinstance(value, np.ndarray):
@@ -134,15 +161,61 @@ class FiniteMDP:
         """Largest number of outcomes K of a state-action pair."""
         return self.probability.shape[2]
 
-    @property
+    @cached_property
     def expected_reward(self):
         """r(s, a) = Σₖ p·r, shape (S, A)."""
-        return np.einsum("sak,sak->sa", self.probability, self.reward)
+        expected = np.einsum("sak,sak->sa", self.probability, self.reward)
+        expected.setflags(write=False)
+        return expected
 
-    @property
+    @cached_property
     def continuation(self):
         """Probability of each outcome *and* of going on after it, shape (S, A, K)."""
-        return np.where(self.terminated, 0.0, self.probability)
+        continuation = np.where(self.terminated, 0.0, self.probability)
+        continuation.setflags(write=False)
+        return continuation
+
+    @cached_property
+    def neighbours(self):
+        """Distinct next states of each state, found once per model: a `Neighbours`.
+
+        Examples
+        --------
+        >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
+        ...                             initial=0, gamma=0.9, horizon=4)
+        >>> into, pair, entered_by, entered_from = mdp.neighbours
+        >>> into.T.tolist(), pair.tolist()
+        ([[0, 1], [1, 1]], [[[0, 2], [2, 0]], [[1, 1], [1, 1]]])
+        >>> entered_by.T.tolist(), entered_from.T.tolist()
+        ([[0, 4], [1, 2]], [[0, 0], [1, 0]])
+        """
+        S, shape = self.n_states, self.probability.shape
+        goes_on = (self.continuation > 0).reshape(S, -1)
+        following = np.where(goes_on, self.next_state.reshape(S, -1), S)  # S: nowhere, sorted last
+        order = np.argsort(following, axis=1, kind="stable")
+        following = np.take_along_axis(following, order, axis=1)
+        rank = np.zeros_like(order)
+        np.cumsum(following[:, 1:] != following[:, :-1], axis=1, out=rank[:, 1:])
+        s, i = np.nonzero(following < S)
+        into = np.tile(np.arange(S), (int(rank[s, i].max(initial=0)) + 1, 1))
+        into[rank[s, i], s] = following[s, i]
+        pair = np.tile(np.arange(S)[:, None], (1, order.shape[1]))
+        pair[s, order[s, i]] += rank[s, i] * S
+
+        used = np.zeros(into.size, dtype=bool)
+        used[pair[goes_on]] = True
+        used = np.flatnonzero(used)
+        used = used[np.argsort(into.ravel()[used], kind="stable")]
+        target = into.ravel()[used]
+        rank = np.arange(len(used)) - np.searchsorted(target, target)
+        n_entries = int(rank.max(initial=0)) + 1
+        entered_by = np.full((n_entries if n_entries <= 2 * len(into) + 8 else 0, S), into.size)
+        if len(entered_by):
+            entered_by[rank, target] = used
+        found = Neighbours(into, pair.reshape(shape), entered_by, entered_by % S)
+        for array in found:
+            array.setflags(write=False)
+        return found
 
     def replace(self, **changes):
         """Return a copy with some fields changed, validated anew.

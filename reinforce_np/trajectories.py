@@ -64,8 +64,7 @@ class Trajectories:
         n, n_steps = states.shape
         for field in dataclasses.fields(self):
             array = np.asarray(getattr(self, field.name))
-            wide = field.name in ("states", "actions", "rewards", "log_probabilities")
-            arguments.check_shape(field.name, array, shape=(n, n_steps) if wide else (n,))
+            arguments.check_shape(field.name, array, shape=(n, n_steps) if field.name in WIDE else (n,))
             array = array.view()  # the caller's array stays writable for its owner
             array.setflags(write=False)
             object.__setattr__(self, field.name, array)
@@ -88,12 +87,19 @@ class Trajectories:
         return f"Trajectories(n={len(self)}, n_steps={self.n_steps})"
 
     def __len__(self):
-        return self.states.shape[0]
+        return len(self.lengths)
+
+    def __getattr__(self, name):
+        """Write out the (N, T) arrays of a sampled batch when one of them is looked at for the first time."""
+        if name not in WIDE or "packed" not in vars(self):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        _set(self, vars(self)["packed"].unpack())
+        return vars(self)[name]
 
     @property
     def n_steps(self):
         """T, the length of the time axis."""
-        return self.states.shape[1]
+        return self.packed.n_steps if "packed" in vars(self) else self.states.shape[1]
 
     @property
     def mask(self):
@@ -134,15 +140,31 @@ class Trajectories:
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Trajectories))
+WIDE = ("states", "actions", "rewards", "log_probabilities")  # the (N, T) arrays
 
 
 def of_checked(fields):
     """Return the record of arrays that are known to fit together, parts of a record: nothing is checked again."""
     record = object.__new__(Trajectories)
+    _set(record, fields)
+    return record
+
+
+def of_packed(packed, narrow):
+    """Return the record whose (N,) arrays are given and whose (N, T) arrays are what ``packed.unpack()`` returns.
+
+    It is asked only when one of them is looked at. Until then a batch costs a
+    tenth of the memory and of the time, and much can be done without.
+    """
+    record = of_checked(narrow)
+    object.__setattr__(record, "packed", packed)
+    return record
+
+
+def _set(record, fields):
     for name, array in fields.items():
         array.setflags(write=False)
         object.__setattr__(record, name, array)
-    return record
 
 
 def concatenate(batches):

@@ -137,7 +137,7 @@ def test_json_equals_the_library(capsys):
     comparison = compare_routes(MODEL, POLICY, theta, rng=7)
     assert document["gradient"]["finite_difference"] == comparison.routes[2].gradient.tolist()
     assert document["disagreement"] == comparison.disagreement
-    confirmation = confirm(MODEL, POLICY, theta, 5000, rng=7)
+    confirmation = confirm(algorithms.reinforce(), MODEL, POLICY, theta, 5000, rng=7)
     monte_carlo = document["monte_carlo"]
     for name in ("estimate", "standard_error", "z", "smallest_detectable"):
         assert monte_carlo[name] == getattr(confirmation, name).tolist()

@@ -1,29 +1,44 @@
-"""Where the variance comes from, against conditional expectations over all listed histories."""
+"""Where variance and bias come from, against conditional expectations over all listed histories and batches."""
+
+import json
 
 import numpy as np
 import pytest
+from tolerances import assert_exact
 
 from reinforce_np import (
     GAE,
     Constant,
+    Discounted,
     EntropyBonus,
+    EntropyRegularised,
     Estimator,
+    GroupMean,
     KLPenalty,
+    KLRegularised,
+    LinearSoftmax,
     NStep,
+    PerComponent,
     PerDecisionRatio,
+    PerLength,
+    Problem,
     RewardToGo,
     TabularSoftmax,
     TokenRatio,
     TooLargeError,
     TotalReturn,
     TrajectoryRatio,
+    Undiscounted,
     VTrace,
+    algorithms,
     enumerate_trajectories,
     exact,
     examples,
+    judge,
     moments,
 )
-from reinforce_np.exact import decomposition, largest_contributions, variance_parts
+from reinforce_np.command_line import main
+from reinforce_np.exact import contributions, decomposition, largest_contributions, largest_pairs, variance_parts
 
 EXACT = 1e-12
 RNG = np.random.default_rng(3)
@@ -31,8 +46,9 @@ MDP, POLICY = examples.referee(horizon=3), TabularSoftmax(3, 3, temperature=0.7)
 THETA = RNG.normal(size=9)
 BEHAVIOUR = POLICY.probabilities(THETA + 0.5 * RNG.normal(size=9))
 WRONG = RNG.normal(size=3)
+BANDIT = Problem(examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5]), group_size=2)
 
-ESTIMATORS = {
+TRACES = {
     "reward-to-go": (Estimator(RewardToGo()), None),
     "baseline V": (Estimator(RewardToGo(exact.values(MDP, POLICY, THETA))), None),
     "GAE": (Estimator(GAE(WRONG, 0.6)), None),
@@ -47,18 +63,32 @@ ESTIMATORS = {
         ),
         None,
     ),
+    "2 steps": (Estimator(NStep(WRONG, 2)), None),
+    "3 steps, per token": (Estimator(NStep(WRONG, 3), ratio=TokenRatio(), discounted_score=False), BEHAVIOUR),
+    "reward-to-go, whole ratio": (Estimator(RewardToGo(WRONG), ratio=TrajectoryRatio()), BEHAVIOUR),
+    "2 steps, whole ratio": (Estimator(NStep(WRONG, 2), ratio=TrajectoryRatio()), BEHAVIOUR),
+    "whole return": (Estimator(TotalReturn(0.7), normaliser=Constant(3)), None),
+    "whole return, per token": (Estimator(TotalReturn(0.7), ratio=TokenRatio()), BEHAVIOUR),
+    "whole return, whole ratio": (Estimator(TotalReturn(0.7), ratio=TrajectoryRatio()), BEHAVIOUR),
+    "whole return, KL": (Estimator(TotalReturn(), penalty=KLPenalty(BEHAVIOUR, 0.3)), None),
 }
+LISTED = {
+    "per length": (Estimator(TotalReturn(), normaliser=PerLength()), None),
+    "per component": (Estimator(PerComponent(TotalReturn(), np.linspace(0, 1, 9))), None),
+    "whole return, entropy in the loss": (Estimator(TotalReturn(), penalty=EntropyBonus(0.2, "loss", False)), None),
+    "any function": (lambda t, theta: (t.rewards[0].sum() * t.lengths[0]) * theta + t.final_states[0], None),
+}
+ESTIMATORS = TRACES | LISTED
 
 
 def listed(estimator, behaviour):
     """Return all trajectories, their probabilities, and the estimate of each."""
     trajectories, p = enumerate_trajectories(MDP, POLICY, THETA, behaviour=behaviour)
-    alone = np.arange(len(p))
-    return (
-        trajectories,
-        p,
-        estimator.contract(estimator.batch(trajectories, MDP, POLICY, THETA, labels=alone), alone, len(p)),
-    )
+    if isinstance(estimator, Estimator):
+        alone = np.arange(len(p))
+        batch = estimator.batch(trajectories, MDP, POLICY, THETA, labels=alone)
+        return trajectories, p, estimator.contract(batch, alone, len(p))
+    return trajectories, p, np.array([estimator(trajectories.take([n]), THETA) for n in range(len(p))])
 
 
 def variance_of_means(p, X, finer, coarser):
@@ -96,18 +126,17 @@ def histories(trajectories):
 def test_every_part_against_all_histories(name):
     estimator, behaviour = ESTIMATORS[name]
     parts = variance_parts(estimator, MDP, POLICY, THETA, behaviour=behaviour)
+    assert parts.route == ("recursion" if name in TRACES else "enumeration")
     trajectories, p, X = listed(estimator, behaviour)
     scale = parts.total
     first = variance_of_means(p, X, [str(s) for s in trajectories.states[:, 0]], [""] * len(p)).sum()
     assert abs(parts.start - first) <= EXACT * scale
     for t, (live, past, action, outcome) in enumerate(histories(trajectories)):
-        s, a = trajectories.states[:, t], trajectories.actions[:, t]
-        by_action, by_outcome = variance_of_means(p, X, action, past), variance_of_means(p, X, outcome, action)
-        for state in range(3):
-            here = live & (s == state)
-            assert abs(parts.action[t, state] - by_action[here].sum()) <= EXACT * scale
-            for chosen in range(3):
-                assert abs(parts.transition[t, state, chosen] - by_outcome[here & (a == chosen)].sum()) <= EXACT * scale
+        cell = trajectories.states[live, t], trajectories.actions[live, t]
+        for part, finer, coarser in ((parts.action, action, past), (parts.transition, outcome, action)):
+            expected = np.zeros(part[t].shape)
+            np.add.at(expected, cell, variance_of_means(p, X, finer, coarser)[live])
+            assert np.abs(part[t] - expected).max() <= EXACT * scale
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
@@ -119,6 +148,15 @@ def test_the_parts_add_up_to_the_total_variance(name):
     shares = parts.shares
     assert abs(shares["start"] + shares["first action"] + shares["first transition"] + shares["future"] - 1) <= EXACT
     assert abs(shares["start"] + shares["all actions"] + shares["all transitions"] - 1) <= EXACT
+    assert abs(parts.start + parts.pairs.sum() - parts.total) <= EXACT * total
+
+
+def test_parts_of_a_model_too_large_to_list():
+    walk = examples.gridworld_4x4().replace(horizon=20)
+    policy, theta = TabularSoftmax(16, 4), np.linspace(-1, 1, 64)
+    for estimator in (Estimator(NStep(np.ones(16), 5)), Estimator(TotalReturn(-10.0))):
+        parts = variance_parts(estimator, walk, policy, theta)
+        assert_exact(parts.total, moments(estimator, walk, policy, theta).total_variance)
 
 
 def test_parts_that_must_be_zero():
@@ -131,25 +169,22 @@ def test_parts_that_must_be_zero():
     assert parts.action.sum() > 0
 
 
-def test_what_has_no_split_is_refused():
-    for estimator in (
-        Estimator(TotalReturn()),
-        Estimator(NStep(WRONG, 2)),
-        Estimator(RewardToGo(), ratio=TrajectoryRatio()),
-    ):
-        with pytest.raises(ValueError, match="is not split here"):
-            variance_parts(estimator, MDP, POLICY, THETA)
-    with pytest.raises(ValueError, match="horizon=None is not split here"):
+def test_what_has_no_split_is_refused(monkeypatch):
+    with pytest.raises(ValueError, match="the draws of a batch have no order"):
+        variance_parts(Estimator(RewardToGo()), Problem(MDP, POLICY, THETA, group_size=2))
+    with pytest.raises(TooLargeError, match="has a cycle"):
         variance_parts(Estimator(RewardToGo()), MDP.replace(horizon=None), POLICY, THETA)
-
-
-def test_too_much_to_split_is_refused(monkeypatch):
+    with pytest.raises(TooLargeError, match="enumeration refused"):
+        variance_parts(LISTED["any function"][0], MDP, POLICY, THETA, limit=100)
     monkeypatch.setattr(decomposition, "LIMIT", 3 * 3 * 9 - 1)
     with pytest.raises(TooLargeError, match="above the limit"):
         variance_parts(Estimator(RewardToGo()), MDP, POLICY, THETA)
 
 
-@pytest.mark.parametrize("name", ["reward-to-go", "GAE", "score without discount", "per token", "V-trace"])
+CARRIED = ["reward-to-go", "score without discount", "V-trace", "2 steps", "any function"]
+
+
+@pytest.mark.parametrize("name", CARRIED)
 def test_contributions_are_those_of_the_listed_trajectories(name):
     estimator, behaviour = ESTIMATORS[name]
     trajectories, p, X = listed(estimator, behaviour)
@@ -158,9 +193,158 @@ def test_contributions_are_those_of_the_listed_trajectories(name):
     biased = name != "reward-to-go"
     assert abs(found.bias_share.sum() - biased) <= 1e-9
     few = largest_contributions(estimator, MDP, POLICY, THETA, n=3, behaviour=behaviour)
-    assert len(few.trajectories) == 3
+    assert len(few) == len(few.trajectories) == 3
     assert few.variance_share.tolist() == found.variance_share[:3].tolist()
     order = np.argsort(-p * ((X - p @ X) ** 2).sum(axis=1), kind="stable")
     if not biased:
         assert few.probability.tolist() == p[order[:3]].tolist()
         assert few.trajectories.actions.tolist() == trajectories.actions[order[:3]].tolist()
+
+
+def test_a_baseline_is_no_mistake():
+    """What carries the bias is the same with and without one; nor is a ratio, or a penalty of the objective."""
+    plain, with_baseline = (
+        largest_contributions(
+            Estimator(RewardToGo(b), discounted_score=False), MDP, POLICY, THETA, n=10_000, by_bias=True
+        )
+        for b in (0.0, 3.0)
+    )
+    assert_exact(with_baseline.bias_share, plain.bias_share)
+    assert np.abs(with_baseline.variance_share - plain.variance_share).max() > 1e-3
+    penalty = KLPenalty(BEHAVIOUR, 0.3)
+    right = Estimator(RewardToGo(0.5), penalty=penalty, ratio=TrajectoryRatio())
+    objective = {"objective": KLRegularised(BEHAVIOUR, 0.3), "behaviour": BEHAVIOUR}
+    assert judge(right, MDP, POLICY, THETA, **objective).kind == "unbiased"
+
+    def wrong_in_the_end(trajectories, theta):
+        rare = trajectories.terminated[0] and trajectories.lengths[0] == 3
+        return right.gradient(trajectories, MDP, POLICY, theta) + np.where(rare, np.arange(9.0), 0.0)
+
+    found = largest_contributions(wrong_in_the_end, MDP, POLICY, THETA, n=10_000, by_bias=True, **objective)
+    guilty = (found.trajectories.lengths == 3) & found.trajectories.terminated
+    assert guilty[:5].all()
+    assert found.bias_share[guilty].sum() > 0.9
+    assert np.abs(found.bias_share[~guilty]).max() < 0.01
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Discounted(), Undiscounted(), KLRegularised(BEHAVIOUR, 0.3), EntropyRegularised(0.2), lambda p: Discounted()],
+)
+def test_shares_of_the_bias_sum_to_one_for_every_objective(objective):
+    estimator = Estimator(GAE(WRONG, 0.6))
+    found = largest_contributions(estimator, MDP, POLICY, THETA, n=10_000, objective=objective)
+    assert_exact(found.bias_share.sum(), 1.0)
+    pairs = largest_pairs(estimator, MDP, POLICY, THETA, n=9, objective=objective)
+    assert_exact(pairs.bias_share.sum(), 1.0)
+    parts = variance_parts(estimator, MDP, POLICY, THETA)
+    assert_exact(pairs.variance_share.sum(), 1 - parts.shares["start"])
+    assert_exact(pairs.variance_share, parts.pairs[pairs.states, pairs.actions] / parts.total)
+
+
+def test_contributions_of_batches():
+    estimator = Estimator(GroupMean())
+    ours = largest_contributions(estimator, BANDIT, n=100, by_bias=True)
+    assert ours.batch_size == 2 and len(ours) == 6
+    assert_exact(ours.probability.sum(), 1.0)
+    assert_exact(ours.bias_share.sum(), 1.0)
+    assert np.all(np.diff(np.abs(ours.bias_share)) <= 0)
+    assert np.abs(largest_contributions(estimator, BANDIT, factor=0.5).bias_share).max() == 0
+
+    def theirs(trajectories, theta):
+        return estimator.gradient(trajectories, BANDIT.mdp, BANDIT.policy, theta)
+
+    found = largest_contributions(theirs, BANDIT, n=100, by_bias=True)
+    assert_exact(found.bias_share, ours.bias_share)  # both orders of a batch together
+    assert_exact(found.variance_share, ours.variance_share)
+
+    def first_only(trajectories, theta):
+        return theirs(trajectories, theta) + trajectories.actions[0, 0]
+
+    apart = largest_contributions(first_only, BANDIT, n=100)
+    assert len(apart) == 9  # the order matters
+    assert_exact(apart.bias_share.sum(), 1.0)
+
+
+RIGHT = {
+    "whole return": (Estimator(TotalReturn(0.7)), Problem(MDP, POLICY, THETA)),
+    "lambda-return of the true values": (
+        Estimator(GAE(exact.values(MDP, POLICY, THETA), 0.7)),
+        Problem(MDP, POLICY, THETA),
+    ),
+    "per decision": (
+        Estimator(RewardToGo(WRONG[0]), ratio=PerDecisionRatio()),
+        Problem(MDP, POLICY, THETA, behaviour=BEHAVIOUR),
+    ),
+    "whole ratio": (
+        Estimator(TotalReturn(0.7), ratio=TrajectoryRatio()),
+        Problem(MDP, POLICY, THETA, behaviour=BEHAVIOUR),
+    ),
+    "leave-one-out": (algorithms.rloo(), BANDIT),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_what_is_added_to_a_right_estimator_stands_alone(name):
+    """What the right ones do differently by chance is no mistake: the shares point at what was added, and at nothing else."""
+    right, problem = RIGHT[name]
+
+    def with_mistake(trajectories, theta):
+        rare = np.all(trajectories.actions == 2)
+        return right.gradient(trajectories, problem.mdp, problem.policy, theta) + 0.1 * rare * np.arange(len(theta))
+
+    found = largest_contributions(with_mistake, problem, n=10_000, by_bias=True)
+    guilty = np.all(found.trajectories.actions.reshape(len(found), -1) == 2, axis=1)
+    assert 0 < found.probability[guilty].sum() < 0.05
+    assert_exact(found.bias_share.sum(), 1.0)
+    assert np.abs(found.bias_share[~guilty]).max() <= contributions.NEAR
+    if name == "leave-one-out":
+        assert found.words(0) == "s0 a2 r5, end; s0 a2 r5, end"
+        assert str(found).splitlines()[1].startswith("+100.0%")
+
+
+def test_the_two_routes_agree_where_rewards_do_not_tell_outcomes_apart():
+    blind = MDP.replace(reward=np.broadcast_to(MDP.reward.mean(axis=2, keepdims=True), MDP.reward.shape))
+    estimator = Estimator(GAE(WRONG, 0.6))
+    parts = variance_parts(estimator, blind, POLICY, THETA)
+    listed = variance_parts(lambda t, theta: estimator.gradient(t, blind, POLICY, theta), blind, POLICY, THETA)
+    assert (parts.route, listed.route) == ("recursion", "enumeration")
+    for name in ("start", "action", "transition"):
+        assert_exact(getattr(listed, name), getattr(parts, name), parts.total)
+
+
+def test_pairs_of_a_policy_with_features():
+    features = np.random.default_rng(0).normal(size=(3, 3, 4))
+    policy, theta = LinearSoftmax(features), np.linspace(-1, 1, 4)
+    found = largest_pairs(Estimator(RewardToGo(), discounted_score=False), MDP, policy, theta, n=9)
+    assert_exact(found.bias_share.sum(), 1.0)
+    assert np.all(largest_pairs(Estimator(RewardToGo()), MDP, policy, theta, n=9).bias_share == 0)
+
+
+def parts_command(capsys, *argv):
+    code = main(["variance", "parts", *argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_shows_what_the_library_says(capsys):
+    code, out, _ = parts_command(capsys, "--json", "--estimator", "2-step", "--top", "2")
+    document = json.loads(out)
+    policy, theta = TabularSoftmax(3, 3), np.array(document["theta"])
+    critic = exact.values(MDP, policy, np.zeros(9))
+    estimator = Estimator(NStep(critic, 2))
+    (row,) = (row for row in document["parts"] if row["name"] == "2-step")
+    assert code == 0 and row["verdict"] == "biased"
+    assert row["shares"] == variance_parts(estimator, MDP, policy, theta).shares
+    pairs = largest_pairs(estimator, MDP, policy, theta, n=2)
+    assert [(pair["state"], pair["action"]) for pair in document["pairs"]] == [
+        *zip(pairs.states, pairs.actions, strict=True)
+    ]
+    top = largest_contributions(estimator, MDP, policy, theta, n=2)
+    assert [t["steps"] for t in document["trajectories"]] == [top.words(0), top.words(1)]
+    code, out, _ = parts_command(capsys, "--mdp", "gridworld_4x4", "--horizon", "12", "--top", "1")
+    assert code == 0 and "not listed: enumeration refused" in out and "state 8, action" in out
+    code, _, err = parts_command(capsys, "--estimator", "ppo")
+    assert code == 2 and "--estimator ppo: pass one of total-return" in err
+    code, _, err = parts_command(capsys, "--top", "0")
+    assert code == 2 and "pass at least 1" in err

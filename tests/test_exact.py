@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -32,7 +33,7 @@ from reinforce_np import (
     graph,
     random_mdp,
 )
-from reinforce_np.exact import bellman, enumerated
+from reinforce_np.exact import bellman, chains, enumerated
 from reinforce_np.exact.derivatives import score_weights
 
 QUANTITIES = (
@@ -1038,3 +1039,54 @@ def test_the_recursions_run_backwards_and_forwards():
         0,
     ]
     assert len(list(bellman.forward(mdp, pi, 0.9))) == 3
+
+
+# The merged chain against the equations step by step.
+
+
+def hub(S=150):
+    """Every state steps to the next one or back to state 0, which is entered from everywhere; the last one ends."""
+    s = np.arange(S)[:, None, None]
+    next_state = np.concatenate(
+        [np.broadcast_to(np.minimum(s + 1, S - 1), (S, 2, 1)), np.zeros((S, 2, 1), int)], axis=2
+    )
+    p = np.array([[[0.75, 0.25], [0.4, 0.6]]]) * np.ones((S, 1, 1))
+    reward = np.sin(np.arange(4 * S)).reshape(S, 2, 2)
+    return FiniteMDP(p, next_state, reward, next_state == S - 1, initial=np.eye(S)[3], gamma=0.95, horizon=40)
+
+
+def assert_the_chain_gives_what_the_steps_give(mdp, pi):
+    r = np.cos(np.arange(pi.size)).reshape(pi.shape) + mdp.expected_reward.reshape(pi.shape[:2] + (1,) * (pi.ndim - 2))
+    r, gamma = r.astype(pi.dtype), mdp.gamma
+    expected = chains.visited_values_by_outcomes(mdp, pi, r, gamma)
+    scale = (mdp.horizon or 1) ** 2 * np.abs(r).max()
+    assert_exact(chains.visited_values(mdp, pi, r, gamma), expected, scale)
+
+
+@given(problems.problems(extreme=True), st.booleans(), st.sampled_from([0, 1, 3]))
+def test_the_merged_chain_gives_what_the_steps_give(problem, dense, n_policies):
+    mdp, policy, theta = problem
+    pi = policy.probabilities(theta if n_policies == 0 else np.tile(theta, (n_policies, 1)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chains, "SMALL", 96 if dense else -10)
+        assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
+
+
+@pytest.mark.parametrize(
+    "mdp",
+    [hub(), examples.frozen_lake(map="8x8", gamma=0.99, horizon=37), random_mdp(n_states=130, horizon=9, rng=1)],
+    ids=["hub", "lake", "random"],
+)
+def test_long_sweeps_over_merged_chains(mdp):
+    """By powers (the lake), by gathering (the random model), and by adding up where too many states lead to one (the hub)."""
+    pi = np.random.default_rng(0).dirichlet(np.ones(mdp.n_actions), size=mdp.n_states)
+    for table in (pi, pi * (1 + 1e-3j), np.stack([pi, pi[::-1]], axis=-1)):
+        assert_the_chain_gives_what_the_steps_give(mdp, table)
+    into, pair, entered_by, entered_from = mdp.neighbours
+    s, a, k = np.nonzero(mdp.continuation)
+    assert np.array_equal(into.ravel()[pair[s, a, k]], mdp.next_state[s, a, k])
+    assert len(into) <= mdp.n_actions * mdp.n_outcomes and len(entered_by) <= 2 * len(into) + 8
+    assert (len(entered_by) == 0) == (mdp.n_states == 150)
+    for i, j in zip(*np.nonzero(entered_by < into.size), strict=True):
+        assert into.ravel()[entered_by[i, j]] == j and entered_by[i, j] % mdp.n_states == entered_from[i, j]
+    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "continuation"}

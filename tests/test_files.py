@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reinforce_np import arguments, files, mdp
-from reinforce_np.files import as_json, as_npz, common
+from reinforce_np.files import as_json, as_npz, common, disk
 
 FIELDS = ("probability", "next_state", "reward", "terminated", "initial")
 SUFFIXES = (".npz", ".json")
@@ -573,3 +573,16 @@ def test_json_tops_refused(tmp_path):
     refused(tmp_path, ".json", good.encode("utf-16"), "not UTF-8 text")
     table = json.dumps({**json.loads(good), "table": {}})
     refused(tmp_path, ".json", table.encode(), '"table" has an object; it must have 4')
+
+
+def test_an_interrupt_just_after_the_file_was_renamed_is_that_interrupt(tmp_path, monkeypatch):
+    rename, path = os.replace, tmp_path / "file"
+
+    def interrupted(*names):
+        rename(*names)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk.os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), disk.replacing(path) as stream:
+        stream.write(b"whole")
+    assert path.read_bytes() == b"whole"

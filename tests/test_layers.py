@@ -165,6 +165,7 @@ def test_the_docstring_has_its_sections(name):
 RESULTS = {
     "exact.Moments": exact.moments_by_enumeration,
     "exact.Verdict": exact.judge,
+    "reinforce_np.StreamedGradient": reinforce_np.stream_gradient,
 }  # whose example is their maker's
 
 

@@ -183,14 +183,18 @@ MISTAKES = {
     "contract without the mean": (
         TabularSoftmax,
         "contract",
-        lambda policy, theta, w: policy.pull_back(np.asarray(w)) / policy.temperature,
+        lambda policy, theta, w, **_: policy.pull_back(np.asarray(w)) / policy.temperature,
     ),
     "contract permuted": (
         TabularSoftmax,
         "contract",
-        lambda policy, theta, w: np.roll(ORIGINAL["contract"](policy, theta, w), 1, axis=-1),
+        lambda policy, theta, w, **_: np.roll(ORIGINAL["contract"](policy, theta, w), 1, axis=-1),
     ),
-    "contract negated": (TabularSoftmax, "contract", lambda policy, theta, w: -ORIGINAL["contract"](policy, theta, w)),
+    "contract negated": (
+        TabularSoftmax,
+        "contract",
+        lambda policy, theta, w, **_: -ORIGINAL["contract"](policy, theta, w),
+    ),
     "score doubled": (TabularSoftmax, "score", doubled(ORIGINAL["score"])),
     "score off by a millionth": (TabularSoftmax, "score", slightly(ORIGINAL["score"])),
     "softmax of the opposite sign": (
@@ -330,7 +334,7 @@ def test_without_horizon_the_work_is_that_of_a_linear_system():
 
 
 def test_a_mistake_in_one_component_is_seen_among_all(monkeypatch):
-    def wrong(policy, theta, w):
+    def wrong(policy, theta, w, **_):
         return ORIGINAL["contract"](policy, theta, w) * np.where(np.arange(9) == 7, 1 + 3e-11, 1.0)
 
     monkeypatch.setattr(TabularSoftmax, "contract", wrong)

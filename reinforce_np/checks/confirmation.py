@@ -3,8 +3,10 @@
 `confirm` runs the estimator and judges its mean and its second moment;
 `smallest_detectable_bias` says what a run of n could have caught, and
 `trajectories_needed` how many it takes. All rest on the law of the estimator
-under the hypothesis that it is right: its exact mean and variance, and a test
-that needs nothing else and holds for every n (see `checks.means`).
+under the hypothesis that it is right: its exact mean and variance (see
+`checks.laws`), and a test that needs nothing else and holds for every n (see
+`checks.means`). Where the variance is not known there is no verdict, but an
+interval that says so.
 """
 
 import math
@@ -13,82 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.checks import means
-from reinforce_np.estimators import algorithms
-from reinforce_np.exact.batches import table_of
-from reinforce_np.exact.derivatives import gradient as exact_gradient
-from reinforce_np.exact.laws import DirectionalMoments, directional_moments
-from reinforce_np.exact.objectives import Undiscounted
-from reinforce_np.exact.values import largest_return, occupancy
-from reinforce_np.sampling import sample_blocks
+from reinforce_np.checks.estimates import batches_drawn, estimates_of, name_of_batches
+from reinforce_np.checks.facts import SamplerFacts, call_size
+from reinforce_np.checks.intervals import interval_of
+from reinforce_np.checks.laws import LIMIT, law_of
+from reinforce_np.checks.means import MISS
+from reinforce_np.checks.runs import RunTest
+from reinforce_np.exact.callables import bound as bound_to
+from reinforce_np.exact.objectives import Discounted
+from reinforce_np.problem import problem_of
 
 ALPHA = 1e-6
-MISS = 0.01
-MOST = 2**60  # trajectories anybody could ask for
-CELLS = 2**22  # (trajectory, parameter) numbers held at once
-ROUNDING = 16 * np.finfo(np.float64).eps  # per step, relative to the terms of an estimate
-TINY = 1e-140  # deviation of what is always zero, so that anything else is noticed
-
-
-@dataclass(frozen=True, eq=False)
-class Law:
-    """What an estimator must do if it is right, in the components that are judged.
-
-    Parameters
-    ----------
-    components : int array (C,)
-        Which components of the gradient are judged.
-    gradient : array (C,)
-        Exact ∇J_γ there: the mean under the hypothesis.
-    moments : DirectionalMoments
-        Exact moments and range of one trajectory's estimate.
-    rounding : array (C,)
-        How far float64 may move one trajectory's estimate.
-    """
-
-    components: np.ndarray
-    gradient: np.ndarray
-    moments: DirectionalMoments
-    rounding: np.ndarray
-
-    @property
-    def means(self):
-        """Mean of v·ĝ and of (v·ĝ)² under the hypothesis, shape (2, C)."""
-        return np.array([self.gradient, self.moments.second_moment])
-
-    @property
-    def variances(self):
-        """Upper bounds on the variances of v·ĝ and of (v·ĝ)², shape (2, C); infinite where unknown.
-
-        The first is exact. A square is at most its largest value B times
-        itself, so Var[X²] <= (B − E[X²]) E[X²].
-        """
-        square = self.moments.second_moment
-        largest = np.maximum(self.moments.high**2, self.moments.low**2)
-        with np.errstate(invalid="ignore", over="ignore"):  # infinite where unknown or too large: not tested
-            of_square = np.where(np.isfinite(largest), square * np.maximum(largest - square, 0.0), np.inf)
-            least = np.maximum(self.rounding, TINY) ** 2
-            return np.array([self.moments.variance + least, np.maximum(of_square + least * square, TINY**2)])
-
-    @property
-    def roundings(self):
-        """How far rounding may move v·ĝ and (v·ĝ)², shape (2, C)."""
-        size = np.sqrt(self.moments.second_moment)
-        return np.array([self.rounding, self.rounding * (2 * size + self.rounding)])
-
-    def log_odds(self, alpha):
-        """log(1/false alarm) of one test of one side: all 4C of them share `alpha`."""
-        return math.log(4 * len(self.components)) - math.log(alpha)
-
-    def scales(self, n, alpha, miss=MISS):
-        """Return the scale a of each test, shape (2, C)."""
-        return means.catoni_scale(n, self.variances, self.log_odds(alpha) - math.log(miss))
-
-    def detectable(self, n, alpha, miss=MISS):
-        """Return the bias of the mean that a run of n catches with probability 1 − miss, per component."""
-        scale = self.scales(n, alpha, miss)[0]
-        bias = means.catoni_detectable(n, self.variances[0], scale, self.log_odds(alpha), -math.log(miss))
-        return np.where(self.moments.second_moment == 0, 0.0, bias + 2 * self.rounding)
+MOST = 2**60  # batches anybody could ask for
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +36,17 @@ class Confirmation:
     Parameters
     ----------
     n : int
-        Trajectories drawn.
+        Batches drawn: trajectories, where a batch is one.
     alpha : float
         Chance that a *correct* estimator is rejected, over all components
-        and both moments together.
+        and both moments together (and all facts about a sampler).
     components : int array (C,)
         Which components of the gradient were judged.
     estimate, gradient : array (C,)
         Monte Carlo mean, and exact gradient.
     standard_error : array (C,)
-        Exact: the square root of the estimator's variance over n.
+        Exact: the square root of the estimator's variance over n; of the
+        bound on it, where only that was stated.
     z : array (C,)
         (estimate − gradient)/standard_error, for description only; zero where
         both are zero.
@@ -116,8 +55,19 @@ class Confirmation:
     log_probability : array (2, C)
         Bounds on the log-probability of deviations as large as seen, of the
         first and second moments.
+    log_e_value : float
+        The evidence of all components and moments taken together, where the
+        whole law is known (`checks.processes`); zero where it is not.
+    log_odds : float
+        log(1/share of `alpha`) of each test: what was less probable is rejected.
     rejected : bool
-        Whether some deviation was less probable than its share of `alpha`.
+        Whether something was.
+    batches : str
+        What was drawn, in words.
+    source : str
+        Where the variance is from.
+    facts : tuple of Fact
+        What was found out about the user's sampler; empty without one.
     """
 
     n: int
@@ -129,7 +79,14 @@ class Confirmation:
     z: np.ndarray
     smallest_detectable: np.ndarray
     log_probability: np.ndarray
+    log_e_value: float
+    log_odds: float
     rejected: bool
+    batches: str = "trajectories"
+    source: str = "recursion"
+    facts: tuple = ()
+
+    guaranteed = True
 
     def __bool__(self):
         return not self.rejected
@@ -149,40 +106,107 @@ class Confirmation:
         return bool(np.any((self.smallest_detectable <= scale)[moves]) if moves.any() else True)
 
     def __str__(self):
-        i = int(np.argmin(self.log_probability.min(axis=0)))
-        moment = "mean" if self.log_probability[0, i] <= self.log_probability[1, i] else "second moment"
-        if self.rejected:
+        over = f"at alpha={self.alpha:g} over {self.n} {self.batches}"
+        if not self.rejected:
+            text = f"not rejected {over} in {len(self.components)} components"
+            few = f", but too few {self.batches.split()[0]} to notice even a missing gradient"
+            return text if self.conclusive else text + few
+        wrong = [fact for fact in self.facts if fact.rejected]
+        if wrong:  # in causal order: the first may explain the others
+            others = f". Rejected too: {', '.join(fact.name for fact in wrong[1:])}" if wrong[1:] else ""
+            return f"REJECTED {over}: {wrong[0]}{others}"
+        if self.log_probability.min() >= -self.log_odds:
+            i = int(np.argmax(np.abs(self.z)))
             return (
-                f"REJECTED at alpha={self.alpha:g} over {self.n} trajectories: the {moment} of component "
-                f"{self.components[i]} would deviate this much with probability below "
-                f"10^{self.log_probability[:, i].min() / math.log(10):.1f} if the estimator were right; "
+                f"REJECTED {over}: all components and moments together would deviate this much with probability below "
+                f"10^{-self.log_e_value / math.log(10):.1f} if the estimator were right; farthest in component {self.components[i]}: "
                 f"estimate {self.estimate[i]:.6g} ± {self.standard_error[i]:.2g}, exact gradient {self.gradient[i]:.6g}"
             )
-        text = f"not rejected at alpha={self.alpha:g} over {self.n} trajectories in {len(self.components)} components"
-        return text if self.conclusive else text + ", but too few trajectories to notice even a missing gradient"
+        i = int(np.argmin(self.log_probability.min(axis=0)))
+        moment = "mean" if self.log_probability[0, i] <= self.log_probability[1, i] else "second moment"
+        return (
+            f"REJECTED {over}: the {moment} of component {self.components[i]} would deviate this much with probability below "
+            f"10^{self.log_probability[:, i].min() / math.log(10):.1f} if the estimator were right; "
+            f"estimate {self.estimate[i]:.6g} ± {self.standard_error[i]:.2g}, exact gradient {self.gradient[i]:.6g}"
+        )
 
 
-def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=None, executor=None, rng=None):
-    """Draw `n` trajectories and judge the estimator's mean and second moment against the exact gradient.
+def confirm(
+    estimator,
+    mdp,
+    policy=None,
+    theta=None,
+    n=None,
+    *,
+    objective=Discounted(),
+    prompts=None,
+    group_size=None,
+    behaviour=None,
+    like=None,
+    variance=None,
+    bound=None,
+    exchangeable=False,
+    precision=None,
+    sampler=None,
+    call=None,
+    alpha=ALPHA,
+    components=None,
+    limit=LIMIT,
+    executor=None,
+    rng=None,
+):
+    """Draw `n` batches and judge the estimator's mean and second moment against the exact gradient.
+
+    The mean should be the gradient. How far an average may stray from it is
+    decided by the variance of an estimate: known exactly for every `Estimator`, and for a
+    function when all batches can be listed. For other functions say it by
+    ``like=``, ``variance=`` or ``bound=``; when nothing does, the answer is an
+    interval without guarantee, and says so.
 
     Parameters
     ----------
-    mdp : FiniteMDP
-        The model. Without a horizon only the mean is judged, not the second
-        moment, and every episode must be able to terminate.
+    estimator : Estimator or callable
+        Any of the family; or a function of yours, as in `judge`.
+    mdp : FiniteMDP or Problem
+        The model; or a `Problem`, which says all that follows, and then pass
+        ``n=``. Without a horizon every episode must be able to terminate.
     policy : TabularSoftmax or LinearSoftmax
         The policy.
     theta : array (D,)
         Its parameters.
     n : int
-        Number of trajectories, at least 1.
-    estimator : Estimator, optional
-        REINFORCE with reward-to-go if not given.
+        Number of batches, at least 1.
+    objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
+        Whose gradient it should be; or a function that makes it from the `Problem`.
+    prompts, group_size, behaviour : optional
+        How a batch is drawn, as in `moments`.
+    like : Estimator, optional
+        An unbiased one whose variance a function should have: then its second
+        moments are judged too.
+    variance : float or array (C,), optional
+        An upper bound on the variance of a function's estimates, per judged
+        component; their second moment is one.
+    bound : float or array (C,), optional
+        An upper bound on the size of a function's estimates.
+    exchangeable : bool
+        Declares that a function does not depend on the order of its batch.
+    precision : dtype, optional
+        The floating-point type a function computes in; that of its result if not given.
+    sampler : callable, optional
+        ``sampler(n, rng)`` returns `Trajectories` of n episodes, which should
+        be independent (group by group, where they are grouped): judged too.
+        `rng` is a `numpy.random.Generator`.
+    call : int, optional
+        How many batches are asked of the sampler at a time; 840, which most
+        small numbers of workers divide, or fewer when `n` is small.
     alpha : float
         Family-wise false-alarm rate: a correct estimator is rejected with
         probability at most `alpha`, for every n and every model.
     components : sequence of int, optional
         Judge only these components of the gradient.
+    limit : int
+        Largest number of trajectories in all batches that are listed to learn
+        the variance of a function.
     executor : concurrent.futures.Executor, optional
         Draws the trajectories.
     rng : None, int, numpy.random.SeedSequence or numpy.random.Generator
@@ -190,7 +214,13 @@ def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=No
 
     Returns
     -------
-    Confirmation
+    Confirmation or Interval
+        An `Interval` when the law of the estimate is not known.
+
+    Raises
+    ------
+    NotFiniteError
+        When an estimate is NaN or infinite.
 
     References
     ----------
@@ -199,25 +229,68 @@ def confirm(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, components=No
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples
-    >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
-    >>> print(confirm(mdp, policy, np.zeros(2), 10_000, rng=0))
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples
+    >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
+    >>> print(confirm(algorithms.reinforce(), mdp, policy, theta, 10_000, rng=0))
     not rejected at alpha=1e-06 over 10000 trajectories in 2 components
+
+    A function of yours, on a model too large to list its batches of eight:
+
+    >>> def mine(trajectories, theta):
+    ...     returns = trajectories.rewards.sum(axis=1)
+    ...     weights = np.zeros((1, 2))
+    ...     np.add.at(weights, (0, trajectories.actions[:, 0]), returns - returns.mean())
+    ...     return policy.contract(theta, weights) / len(trajectories)
+    >>> confirm(mine, mdp, policy, theta, 10_000, group_size=8, like=algorithms.rloo(), limit=100, rng=0).rejected
+    True
     """
-    estimator = _estimator(estimator)
-    law = estimator_law(mdp, policy, theta, estimator, components)
-    return confirm_law(law, mdp, policy, theta, n, estimator=estimator, alpha=alpha, executor=executor, rng=rng)
+    problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
+    n, alpha = _count(n), probability("alpha", alpha)
+    estimator, objective = bound_to(estimator, problem), objective_of(objective, problem)
+    law = law_of(
+        estimator, problem, objective, components,
+        like=like, variance=variance, bound=bound, exchangeable=exchangeable, precision=precision, limit=limit,
+    )  # fmt: skip
+    if law is None and sampler is not None:
+        raise ValueError(
+            f"sampler={sampler!r} is judged by an estimator of known variance, and that of {estimator!r} is not known; "
+            "pass an Estimator, or like=, variance= or bound="
+        )
+    if law is None:
+        return _describe(estimator, problem, objective, components, n, alpha, executor, rng)
+    return confirm_law(law, estimator, problem, n, sampler=sampler, call=call, alpha=alpha, executor=executor, rng=rng)
 
 
-def smallest_detectable_bias(mdp, policy, theta, n, *, estimator=None, alpha=ALPHA, miss=MISS, components=None):
-    """Return the bias that `confirm` with `n` trajectories catches with probability 1 − `miss`.
+def smallest_detectable_bias(
+    estimator,
+    mdp,
+    policy=None,
+    theta=None,
+    n=None,
+    *,
+    objective=Discounted(),
+    prompts=None,
+    group_size=None,
+    behaviour=None,
+    like=None,
+    variance=None,
+    bound=None,
+    exchangeable=False,
+    alpha=ALPHA,
+    miss=MISS,
+    components=None,
+    limit=LIMIT,
+):
+    """Return the bias that `confirm` with `n` batches catches with probability 1 − `miss`.
 
     A biased estimator is taken to scatter like the right one around its own
     mean; then a bias of this size is rejected with the stated probability.
 
     Parameters
     ----------
-    mdp, policy, theta, n, estimator, alpha, components
+    estimator, mdp, policy, theta, n, objective, prompts, group_size, behaviour
+        As in `confirm`.
+    like, variance, bound, exchangeable, alpha, components, limit
         As in `confirm`.
     miss : float
         Probability of not noticing it.
@@ -229,64 +302,87 @@ def smallest_detectable_bias(mdp, policy, theta, n, *, estimator=None, alpha=ALP
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples
     >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
-    >>> smallest_detectable_bias(mdp, policy, np.zeros(2), 10_000).round(3)
+    >>> smallest_detectable_bias(algorithms.reinforce(), mdp, policy, np.zeros(2), 10_000).round(3)
     array([0.023, 0.023])
     """
-    alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
-    n = arguments.integer("n", n, low=1)
-    estimator = _estimator(estimator)
-    return estimator_law(mdp, policy, theta, estimator, components).detectable(n, alpha, miss)
+    problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
+    n, alpha, miss = _count(n), probability("alpha", alpha), probability("miss", miss)
+    options = {"like": like, "variance": variance, "bound": bound, "exchangeable": exchangeable, "limit": limit}
+    law = known_law(bound_to(estimator, problem), problem, objective, components, options)
+    return law.detectable(n, alpha, miss)
 
 
 def trajectories_needed(
-    mdp, policy, theta, *, bias=None, standard_error=None, estimator=None, alpha=ALPHA, miss=MISS, components=None
+    estimator,
+    mdp,
+    policy=None,
+    theta=None,
+    *,
+    bias=None,
+    standard_error=None,
+    objective=Discounted(),
+    prompts=None,
+    group_size=None,
+    behaviour=None,
+    like=None,
+    variance=None,
+    bound=None,
+    exchangeable=False,
+    alpha=ALPHA,
+    miss=MISS,
+    components=None,
+    limit=LIMIT,
 ):
-    """Return how many trajectories catch a given bias, or reach a given standard error, in every component.
+    """Return how many batches catch a given bias, or reach a given standard error, in every component.
 
     Parameters
     ----------
-    mdp, policy, theta, estimator, alpha, miss, components
-        As in `smallest_detectable_bias`.
+    estimator, mdp, policy, theta, objective, prompts, group_size, behaviour
+        As in `confirm`.
+    like, variance, bound, exchangeable, alpha, components, limit
+        As in `confirm`.
     bias : float or array (C,), optional
         Bias that must be noticed with probability 1 − `miss`.
     standard_error : float or array (C,), optional
         Standard error to be reached; give this or `bias`.
+    miss : float
+        Probability of not noticing it.
 
     Returns
     -------
     int
+        Trajectories, where a batch is one.
 
     Examples
     --------
-    >>> from reinforce_np import TabularSoftmax, examples
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples
     >>> mdp, policy = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2)
-    >>> trajectories_needed(mdp, policy, np.zeros(2), standard_error=0.01)
+    >>> trajectories_needed(algorithms.reinforce(), mdp, policy, np.zeros(2), standard_error=0.01)
     625
-    >>> n = trajectories_needed(mdp, policy, np.zeros(2), bias=0.025)
-    >>> bool(smallest_detectable_bias(mdp, policy, np.zeros(2), n).max() <= 0.025)
+    >>> n = trajectories_needed(algorithms.reinforce(), mdp, policy, np.zeros(2), bias=0.025)
+    >>> bool(smallest_detectable_bias(algorithms.reinforce(), mdp, policy, np.zeros(2), n).max() <= 0.025)
     True
     """
-    alpha, miss = _probability("alpha", alpha), _probability("miss", miss)
+    problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
+    alpha, miss = probability("alpha", alpha), probability("miss", miss)
     if (bias is None) == (standard_error is None):
         raise ValueError(f"bias={bias!r} and standard_error={standard_error!r}: give exactly one of them")
     name, value = ("bias", bias) if standard_error is None else ("standard_error", standard_error)
     target = arguments.real_array(name, value)
-    if target.ndim and components is None:
-        arguments.check_shape(name, target, shape=(policy.n_parameters,))
-    elif target.ndim:
-        arguments.check_shape(name, target, shape=(len(components),))
+    if target.ndim:
+        arguments.check_shape(name, target, shape=(len(problem.theta) if components is None else len(components),))
     if target.size == 0 or np.any(target <= 0):
         raise ValueError(f"{name}={value!r} must be > 0: no finite number of trajectories reaches zero")
-    estimator = _estimator(estimator)
-    law = estimator_law(mdp, policy, theta, estimator, components)
+    options = {"like": like, "variance": variance, "bound": bound, "exchangeable": exchangeable, "limit": limit}
+    law = known_law(bound_to(estimator, problem), problem, objective, components, options)
     if standard_error is not None:
-        if np.max(np.sqrt(law.moments.variance) / target) > math.sqrt(MOST):
+        if np.max(np.sqrt(law.variance) / target) > math.sqrt(MOST):
             raise ValueError(
                 f"standard_error={np.min(target):.3g} needs more than {MOST} trajectories; ask for a larger one"
             )
-        return max(1, math.ceil(np.max(law.moments.variance / target**2) * (1 - 1e-12)))
+        return max(1, math.ceil(np.max(law.variance / target**2) * (1 - 1e-12)))
     return needed_for_bias(law, target, alpha, miss)
 
 
@@ -306,85 +402,80 @@ def needed_for_bias(law, bias, alpha, miss):
     return n
 
 
-def estimator_law(mdp, policy, theta, estimator, components=None):
-    """Return the law that an unbiased `estimator` of ∇J_γ has."""
-    if components is None:
-        components = np.arange(policy.n_parameters)
-    components = arguments.integer_array("components", components, low=0, high=policy.n_parameters, ndim=1)
-    if not len(components):
-        raise ValueError("components=[] is empty; judge at least one component")
-    directions = np.zeros((len(components), policy.n_parameters))
-    directions[np.arange(len(components)), components] = 1.0
-    moments = directional_moments(estimator, mdp, policy, theta, directions)
-    rounding = _rounding(mdp, policy, theta, estimator) * np.abs(policy.slopes[components])
-    return Law(components, exact_gradient(mdp, policy, theta)[components], moments, rounding)
-
-
-def _rounding(mdp, policy, theta, estimator):
-    """Return how far rounding may move the estimate of one trajectory, in units of a score of one.
-
-    Every step adds a score times a return minus a baseline, of which the
-    return may be as large as the sum of all |r| to come.
-    """
-    steps = float(occupancy(mdp, policy, theta, objective=Undiscounted()).sum())
-    largest = largest_return(mdp, policy, theta) + float(np.max(np.abs(table_of(estimator))))
-    return ROUNDING * max(steps, 1.0) * steps * largest
-
-
-def confirm_law(law, mdp, policy, theta, n, *, estimator, alpha=ALPHA, executor=None, rng=None):
+def confirm_law(law, estimator, problem, n, *, sampler=None, call=None, alpha=ALPHA, executor=None, rng=None):
     """Judge a run against a law that is already known; as `confirm`."""
-    alpha = _probability("alpha", alpha)
-    n = arguments.integer("n", n, low=1)
-    scales = law.scales(n, alpha)
-    total, statistics = _run(law, scales, mdp, policy, theta, n, estimator, executor, rng)
-    standard_error = np.sqrt(law.moments.variance / n)
-    deviation = total / n - law.gradient
-    by_rounding = n * scales * law.roundings  # φ grows no faster than its argument
-    log_probability = means.catoni_log_probability(np.abs(statistics) - by_rounding, n, law.variances, scales)
+    facts = None
+    if sampler is not None:
+        if executor is not None:
+            raise TypeError("executor= draws with the library's own sampler; sampler= is yours: pass one of them")
+        call = call_size(n) if call is None else arguments.integer("call", call, low=1)
+        facts = SamplerFacts(problem, law, sampler, n, call, alpha, rng)
+    elif call is not None:
+        raise TypeError(f"call={call!r} is how many batches are asked of a sampler, and there is none: pass sampler=")
+    test = RunTest(law, n, alpha, others=0 if facts is None else facts.n_tests)
+    sums = np.zeros((2, *law.means.shape))
+    for batches in batches_drawn(problem, n, executor=executor, rng=rng) if facts is None else facts.calls():
+        X = estimates_of(estimator, batches, problem)[:, law.components]
+        sums += test.terms(X).sum(axis=0)
+        if facts is not None:
+            facts.add(batches, X)
+    found = () if facts is None else facts.judged()
+    standard_error = np.sqrt(law.variance / n)
+    deviation = sums[1, 0] / n
     return Confirmation(
         n=n,
         alpha=alpha,
         components=law.components,
-        estimate=total / n,
+        estimate=law.gradient + deviation,
         gradient=law.gradient,
         standard_error=standard_error,
         z=np.divide(deviation, standard_error, out=np.zeros_like(deviation), where=standard_error > 0),
-        smallest_detectable=law.detectable(n, alpha),
-        log_probability=log_probability,
-        rejected=bool(np.any(log_probability < -law.log_odds(alpha))),
+        smallest_detectable=law.detectable(n, alpha, others=test.others),
+        log_probability=test.log_probability(sums),
+        log_e_value=float(test.log_e_value(sums)),
+        log_odds=test.log_odds,
+        rejected=bool(test.rejects(sums)) or any(fact.rejected for fact in found),
+        batches=name_of_batches(problem),
+        source=law.source,
+        facts=found,
     )
 
 
-def _run(law, scales, mdp, policy, theta, n, estimator, executor, rng):
-    """Return Σ ĝ (C,) and Catoni's sums (2, C) for ĝ and ĝ², streaming blocks of single-trajectory estimates."""
-    total, statistics = np.zeros(len(law.components)), np.zeros_like(scales)
-    rows = max(CELLS // policy.n_parameters, 1)
-    for block in sample_blocks(mdp, policy, theta, n, executor=executor, rng=rng):
-        for first in range(0, len(block), rows):
-            part = block.take(slice(first, first + rows))
-            estimates = estimator.per_trajectory(part, mdp, policy, theta)[:, law.components]
-            if not np.isfinite(estimates).all():
-                n, i = arguments.first_index(~np.isfinite(estimates))
-                raise ValueError(
-                    f"estimator={estimator!r} returned {estimates[n, i]} for component {law.components[i]} of trajectory {n} of a "
-                    "block: an estimate must be a finite number"
-                )
-            total += estimates.sum(axis=0)
-            for moment, values in enumerate((estimates, estimates**2)):
-                statistics[moment] += means.catoni(scales[moment] * (values - law.means[moment])).sum(axis=0)
-    return total, statistics
+def _describe(estimator, problem, objective, components, n, alpha, executor, rng):
+    """Return the interval of a function of which nothing is known but its estimates."""
+    centre = law_of(estimator, problem, objective, components, variance=0.0)  # for the gradient alone
+    total, squares = np.zeros_like(centre.gradient), np.zeros_like(centre.gradient)
+    for batches in batches_drawn(problem, n, executor=executor, rng=rng):
+        deviation = estimates_of(estimator, batches, problem)[:, centre.components] - centre.gradient
+        total += deviation.sum(axis=0)
+        squares += (deviation**2).sum(axis=0)
+    return interval_of(n, alpha, centre.components, centre.gradient, total, squares, name_of_batches(problem))
 
 
-def _estimator(estimator):
-    """Return the estimator, REINFORCE if none is given."""
-    if estimator is None:
-        return algorithms.reinforce()
-    if not hasattr(estimator, "per_trajectory") or isinstance(estimator, type):
-        raise TypeError(f"estimator={estimator!r} is no estimator; pass one such as algorithms.reinforce()")
-    return estimator
+def known_law(estimator, problem, objective, components, options):
+    """Return the law of an estimator in its bound form, or refuse when nothing is known of the variance."""
+    law = law_of(estimator, problem, objective_of(objective, problem), components, **options)
+    if law is None:
+        raise ValueError(
+            f"nothing is known of how much estimator={estimator!r} scatters: pass like= (an Estimator whose variance it should have), "
+            "variance= or bound=, or a larger limit="
+        )
+    return law
 
 
-def _probability(name, value):
+def objective_of(objective, problem):
+    """Return the objective, made from the problem where it is a function of it."""
+    return objective if hasattr(objective, "bonus") else objective(problem)
+
+
+def _count(n):
+    """Return the number of batches."""
+    if n is None:
+        raise TypeError("n=None: say how many batches to draw")
+    return arguments.integer("n", n, low=1)
+
+
+def probability(name, value):
     value = arguments.number(name, value, low=0.0, high=1.0, open_low=True, rule="a probability in (0, 1)")
     if value == 1.0:
         raise ValueError(f"{name}={value!r} is out of range; it must be a probability in (0, 1)")

@@ -20,7 +20,64 @@ Catoni, "Challenging the empirical mean and empirical variance: a deviation
 study", Annales de l'IHP Probabilités et Statistiques 48 (2012), section 2.
 """
 
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
+
+MISS = 0.01  # chance of not noticing what is called detectable
+TINY = 1e-140  # deviation of what is always zero, so that anything else is noticed
+
+
+@dataclass(frozen=True, eq=False)
+class MeanTest:
+    """Catoni's test of several means at once, each two-sided, with terms that are added up as they come.
+
+    Parameters
+    ----------
+    n : int
+        Number of independent terms of each mean.
+    means, variances, roundings : array (...)
+        E[X] under the hypothesis, an upper bound on Var[X] (infinite: not
+        tested), and how far rounding may move an X.
+    log_odds : float
+        log(1/false alarm) of one side of one mean.
+    miss : float
+        The scale is the one that detects the smallest bias with probability 1 − miss.
+
+    Examples
+    --------
+    >>> test = MeanTest(1000, np.zeros(1), np.ones(1), np.zeros(1), log_odds=15.0)
+    >>> x = np.random.default_rng(0).standard_normal((1000, 1))
+    >>> bool(test.rejects(test.terms(x).sum(axis=0)).any()), bool(test.rejects(test.terms(x + 0.5).sum(axis=0)).any())
+    (False, True)
+    """
+
+    n: int
+    means: np.ndarray
+    variances: np.ndarray
+    roundings: np.ndarray
+    log_odds: float
+    miss: float = MISS
+
+    @cached_property
+    def scales(self):
+        """The scale a of each test, shape (...)."""
+        return catoni_scale(self.n, self.variances, self.log_odds - math.log(self.miss))
+
+    def terms(self, values):
+        """Return φ(a(X − μ)) of values (N, ...), to be added up."""
+        return catoni(self.scales * (values - self.means))
+
+    def log_probability(self, sums):
+        """Return bounds on the log-probability of |Σφ| as large as `sums` (..., shape of the means), either side."""
+        by_rounding = self.n * self.scales * self.roundings  # φ grows no faster than its argument
+        return catoni_log_probability(np.abs(sums) - by_rounding, self.n, self.variances, self.scales)
+
+    def rejects(self, sums):
+        """Return which means are rejected, at the false-alarm rate of a side."""
+        return self.log_probability(sums) < -self.log_odds
 
 
 def catoni(x):

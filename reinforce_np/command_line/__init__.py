@@ -10,7 +10,7 @@ import os
 import sys
 
 from reinforce_np import arguments
-from reinforce_np.command_line import check, estimators, examples, variance
+from reinforce_np.command_line import catalogue, check, estimators, examples, plot, train, variance
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -27,7 +27,7 @@ def parser():
     root.add_argument("--version", action="version", version=f"reinforce-np {_version()}")
     root.set_defaults(run=None)
     commands = root.add_subparsers(metavar="COMMAND")
-    for command in (check, estimators, variance, examples):
+    for command in (check, estimators, variance, catalogue, train, plot, examples):
         command.add_to(commands)
     return root
 

@@ -9,14 +9,17 @@ import numpy as np
 
 from reinforce_np import graph
 from reinforce_np.checks import confirmation
-from reinforce_np.checks.confirmation import Confirmation, Law
+from reinforce_np.checks.confirmation import Confirmation
+from reinforce_np.checks.laws import Law, law_of
 from reinforce_np.checks.routes import RouteComparison, compare_routes
 from reinforce_np.command_line import models
 from reinforce_np.enumeration import count_trajectories
 from reinforce_np.estimators import algorithms
-from reinforce_np.exact import Undiscounted, occupancy
+from reinforce_np.exact import Discounted, Undiscounted, occupancy
+from reinforce_np.problem import Problem
 
 ENUMERATION_LIMIT = 2**18  # trajectories listed by the command
+MONTE_CARLO_LIMIT = 2**14  # trajectories listed to learn the law of the estimator
 MOST_COMPONENTS = 64  # judged by Monte Carlo; more of them share alpha and cost time
 MOMENT_CELLS = 2**25  # cells of the exact moments' recursion
 FEWEST, MOST = 10_000, 1_000_000  # trajectories drawn unless told otherwise
@@ -111,9 +114,10 @@ def investigate(problem, n, alpha, seed):
         return Report(problem, comparison, None, n_enumerated)
     estimator = algorithms.reinforce()
     components = _components(mdp, comparison.gradient, seed)
-    law = confirmation.estimator_law(mdp, policy, theta, estimator, components)
+    judged = Problem(mdp, policy, theta)
+    law = law_of(estimator, judged, Discounted(), components, limit=MONTE_CARLO_LIMIT)
     n = _affordable(law, mdp, policy, theta, alpha) if n is None else n
-    confirmed = confirmation.confirm_law(law, mdp, policy, theta, n, estimator=estimator, alpha=alpha, rng=seed)
+    confirmed = confirmation.confirm_law(law, estimator, judged, n, alpha=alpha, rng=seed)
     return Report(problem, comparison, confirmed, n_enumerated)
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reinforce_np import arguments, plots, sweeps
-from reinforce_np.command_line import models
+from reinforce_np.command_line import models, parts
 from reinforce_np.files.disk import replacing
 from reinforce_np.sweeps.table import BATCH_SIZE, COLUMNS
 
@@ -83,6 +83,7 @@ def add_to(commands):
     kinds = parser.add_subparsers(metavar="SWEEP")
     for command in COMMANDS:
         _add_sweep(kinds, command)
+    parts.add_to(kinds)
 
 
 def _add_sweep(kinds, command):

@@ -7,15 +7,14 @@ is ``policy.on(observations)``. Episode n with L steps occupies L + 1 of them in
 a row, the last being the observation after its last action.
 """
 
-import collections
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reinforce_np import arguments
+from reinforce_np.parallel import check_executor, in_order
 from reinforce_np.sampling import sample, seed_sequence
-from reinforce_np.sampling.draw import IN_FLIGHT
 from reinforce_np.trajectories import PADDING, Trajectories
 
 UNKNOWN = {"probability", "next_state", "reward", "terminated", "initial", "horizon", "expected_reward", "continuation"}
@@ -176,6 +175,7 @@ def draw_blocks(collect, source, theta, n, block_size, *, rng, executor):
     n = arguments.integer("n", n, low=1)
     if n % source.group_size:
         raise ValueError(f"n={n} is not a multiple of group_size={source.group_size}; draw whole groups")
+    check_executor(executor)
     theta = source.policy.real_theta(theta)
     seed = seed_sequence(rng)
     jobs = (
@@ -188,22 +188,6 @@ def draw_blocks(collect, source, theta, n, block_size, *, rng, executor):
         for i, first in enumerate(range(0, n, block_size))
     )
     return as_draw(list(in_order(collect, jobs, executor)), source.policy, source.gamma, source.group_size)
-
-
-def in_order(function, jobs, executor):
-    """Yield ``function(*job)`` of every job, in order, with a bounded number in flight."""
-    if executor is None:
-        yield from (function(*job) for job in jobs)
-        return
-    if not hasattr(executor, "submit"):
-        raise TypeError(f"executor={executor!r} has no submit; pass a concurrent.futures.Executor, or None")
-    pending: collections.deque = collections.deque()
-    for job in jobs:
-        pending.append(executor.submit(function, *job))
-        if len(pending) >= IN_FLIGHT:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 def as_draw(blocks, policy, gamma, group_size=1):

@@ -19,6 +19,7 @@ from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.normalisers import PerTrajectory
+from reinforce_np.estimators.packed import packed_weights
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
 from reinforce_np.trajectories import Trajectories
 
@@ -119,7 +120,8 @@ class Estimator:
         """Return ĝ = Σₙₜ w[n,t] ∇log π(a|s), shape (D,).
 
         Weights are added up per state-action pair and contracted once, so
-        that no score is ever built.
+        that no score is ever built. Reward-to-go adds them up without the
+        (N, T) arrays where a sampled batch is still packed (`packed`).
 
         Parameters
         ----------
@@ -130,6 +132,10 @@ class Estimator:
         -------
         array (D,)
         """
+        arguments.check_same_model(mdp, policy)
+        weights = packed_weights(self, trajectories, mdp)
+        if weights is not None:
+            return policy.contract(policy.real_theta(theta), weights)
         batch = self.batch(trajectories, mdp, policy, theta)
         return self.contract(batch, np.zeros(len(trajectories), dtype=np.intp), 1)[0]
 

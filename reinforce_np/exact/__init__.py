@@ -3,7 +3,8 @@
 from reinforce_np.exact import linear_quadratic
 from reinforce_np.exact.baselines import optimal_baseline
 from reinforce_np.exact.batches import moments_by_enumeration
-from reinforce_np.exact.decomposition import Contributions, VarianceParts, largest_contributions, variance_parts
+from reinforce_np.exact.contributions import Contributions, Pairs, largest_contributions, largest_pairs
+from reinforce_np.exact.decomposition import VarianceParts, variance_parts
 from reinforce_np.exact.derivatives import fisher_information, gradient, hessian, natural_gradient
 from reinforce_np.exact.histogram import moments_by_histogram
 from reinforce_np.exact.laws import moments, moments_by_recursion
@@ -20,6 +21,7 @@ __all__ = [
     "KLRegularised",
     "LinearQuadratic",
     "Moments",
+    "Pairs",
     "Undiscounted",
     "VarianceParts",
     "Verdict",
@@ -30,6 +32,7 @@ __all__ = [
     "hessian",
     "judge",
     "largest_contributions",
+    "largest_pairs",
     "linear_quadratic",
     "moments",
     "moments_by_enumeration",

@@ -90,29 +90,14 @@ def moments_by_enumeration(
     options = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
     problem = Problem(mdp, policy, theta, **options)
     estimator = callables.bound(estimator, problem)
-    ours = isinstance(estimator, Estimator)
-    in_order = not (arguments.flag("exchangeable", exchangeable) or ours)
-    shape = {"prompts": problem.prompts, "group_size": problem.group_size, "in_order": in_order}
-    size, theta = problem.prompts * problem.group_size, problem.theta
-    check_support(mdp, policy, theta, behaviour)
-    if ours:
-        check_sizes(estimator, mdp)
-    trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
-    if not ours or size > 1:
-        trajectories, p = distinguishable(estimator, trajectories, p)
-    first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
-    starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
-    check_count([len(start) for start in starts], limit, **shape)
-    rows = max(min(AT_ONCE // size, NUMBERS // policy.n_parameters), 1)
-    blocks = listing.batches(starts, p, mdp.initial[mdp.initial > 0], rows=rows, **shape)
+    ours, theta = isinstance(estimator, Estimator), problem.theta
+    trajectories, blocks = every_batch(estimator, problem, exchangeable=exchangeable, limit=limit)
 
     D, total, n_batches, eps = policy.n_parameters, 0.0, 0, DOUBLE
     mean, second, covariance, first_batch = np.zeros(D), np.zeros(D), np.zeros((D, D)), None
     for members, weights in blocks:
-        if ours:
-            estimates = _evaluate(estimator, trajectories, members, problem)
-        else:
-            estimates, eps = _evaluate_function(estimator, trajectories, members, problem, eps)
+        estimates, eps = evaluated(estimator, trajectories, members, problem, eps)
+        if not ours:
             first_batch = first_batch or (members[0], estimates[0].copy())
         part = weights.sum()
         centre = weights @ estimates / part
@@ -137,6 +122,43 @@ def moments_by_enumeration(
     )
 
 
+def every_batch(estimator, problem, *, exchangeable=False, limit=LIMIT):
+    """Return the trajectories that `estimator` can tell apart, and an iterator over blocks of all batches of them.
+
+    Parameters
+    ----------
+    estimator : Estimator or callable
+        Of one batch; see `callables.bound`.
+    problem : Problem
+        How batches are drawn.
+    exchangeable : bool
+        As in `moments_by_enumeration`.
+    limit : int
+        As in `moments_by_enumeration`.
+
+    Returns
+    -------
+    tuple of Trajectories and iterator
+        A block holds the members of each batch, (B, prompts·group_size), and its probability, (B,).
+    """
+    mdp, policy, theta, behaviour = problem.mdp, problem.policy, problem.theta, problem.behaviour
+    ours = isinstance(estimator, Estimator)
+    in_order = not (arguments.flag("exchangeable", exchangeable) or ours)
+    shape = {"prompts": problem.prompts, "group_size": problem.group_size, "in_order": in_order}
+    size = problem.prompts * problem.group_size
+    check_support(mdp, policy, theta, behaviour)
+    if ours:
+        check_sizes(estimator, mdp)
+    trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
+    if not ours or size > 1:
+        trajectories, p = distinguishable(estimator, trajectories, p)
+    first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
+    starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
+    check_count([len(start) for start in starts], limit, **shape)
+    rows = max(min(AT_ONCE // size, NUMBERS // policy.n_parameters), 1)
+    return trajectories, listing.batches(starts, p, mdp.initial[mdp.initial > 0], rows=rows, **shape)
+
+
 def distinguishable(estimator, trajectories, p):
     """Return one trajectory of every class that `estimator` cannot tell apart, and the probability of the class.
 
@@ -155,6 +177,13 @@ def distinguishable(estimator, trajectories, p):
     _, index, label = np.unique(keys, return_index=True, return_inverse=True)
     in_order = np.argsort(index)
     return trajectories.take(index[in_order]), np.bincount(label.ravel(), weights=p)[in_order]
+
+
+def evaluated(estimator, trajectories, members, problem, eps=DOUBLE):
+    """Return the estimate of each batch, shape (B, D), and the largest unit rounding of `eps` and the estimates."""
+    if isinstance(estimator, Estimator):
+        return _evaluate(estimator, trajectories, members, problem), eps
+    return _evaluate_function(estimator, trajectories, members, problem, eps)
 
 
 def _evaluate(estimator, trajectories, members, problem):

@@ -23,7 +23,12 @@ LARGEST_SYSTEM = 4096  # states of a model without horizon: 128 MB, and a minute
 
 def state_first(table):
     """Move the axes (S, A) of a (..., S, A) table to the front."""
-    return np.ascontiguousarray(np.moveaxis(table, (-2, -1), (0, 1)))
+    return np.ascontiguousarray(np.moveaxis(table, (-2, -1), (0, 1))) if table.ndim > 2 else table
+
+
+def state_last(table):
+    """Move the axes (S, A) of a (S, A, ...) table back to the end."""
+    return np.moveaxis(table, (0, 1), (-2, -1)) if table.ndim > 2 else table
 
 
 def expected_next(mdp, continuation, V):
@@ -33,8 +38,11 @@ def expected_next(mdp, continuation, V):
 
 def centred(Q, pi):
     """Return Q − Q(a*), a* the most probable action of each state: a baseline, so that digits are kept."""
-    best = np.argmax(pi.real, axis=1, keepdims=True)
-    return Q - np.take_along_axis(Q, _trailing(best, Q.ndim - best.ndim), axis=1)
+    best = np.argmax(pi.real, axis=1)
+    if best.ndim == 1:
+        return Q - Q[np.arange(len(Q)), best][:, None]
+    best = best[:, None]
+    return Q - np.take_along_axis(Q, trailing(best, Q.ndim - best.ndim), axis=1)
 
 
 def backward(mdp, pi, r, gamma):
@@ -56,8 +64,8 @@ def backward(mdp, pi, r, gamma):
 def forward(mdp, pi, gamma):
     """Yield d_t(s) = γᵗ P(s_t = s and the episode is alive), for t = 0, ..., T−1."""
     arrive = arrivals(mdp)
-    p = _trailing(mdp.continuation, pi.ndim - 2)
-    d = np.broadcast_to(_trailing(mdp.initial, pi.ndim - 2), pi.shape[:1] + pi.shape[2:])
+    p = trailing(mdp.continuation, pi.ndim - 2)
+    d = np.broadcast_to(trailing(mdp.initial, pi.ndim - 2), pi.shape[:1] + pi.shape[2:])
     for t in range(mdp.horizon):
         yield d
         if t + 1 < mdp.horizon:
@@ -66,19 +74,29 @@ def forward(mdp, pi, gamma):
 
 def arrivals(mdp):
     """Return the function that adds up flows (S, A, K, ...) where they arrive, giving (S, ...)."""
-    into = mdp.next_state.ravel()
-    order = np.argsort(into, kind="stable")
-    states, first = np.unique(into[order], return_index=True)
+    return summed(mdp.next_state, mdp.n_states)
 
-    def arrive(flow):
-        flow = flow.reshape(-1, *flow.shape[3:])
-        if flow.ndim == 1 and flow.dtype.kind == "f":
-            return np.bincount(into, weights=flow, minlength=mdp.n_states)
-        total = np.zeros((mdp.n_states, *flow.shape[1:]), dtype=flow.dtype)
-        total[states] = np.add.reduceat(flow[order], first, axis=0)
+
+def summed(index, n):
+    """Return the function that adds up all entries x with equal `index`: from the shape of `index` and more to (n, ...)."""
+    into = index.ravel()
+    rows: list = []
+
+    def add_up(x):
+        x = x.reshape(-1, *x.shape[index.ndim :])
+        if x.ndim == 1 and x.dtype.kind == "f":
+            return np.bincount(into, weights=x, minlength=n)
+        if x.ndim == 1:
+            return np.bincount(into, x.real, n) + 1j * np.bincount(into, x.imag, n)
+        if not rows:
+            order = np.argsort(into, kind="stable")
+            rows.extend((order, *np.unique(into[order], return_index=True)))
+        order, filled, first = rows
+        total = np.zeros((n, *x.shape[1:]), dtype=x.dtype)
+        total[filled] = np.add.reduceat(x[order], first, axis=0)
         return total
 
-    return arrive
+    return add_up
 
 
 def fixed_values(mdp, pi, r, gamma):
@@ -91,7 +109,7 @@ def fixed_values(mdp, pi, r, gamma):
 
 def fixed_occupancy(mdp, pi, gamma):
     """Solve d = initial + γ P_πᵀ d, the expected discounted visits to each state, for ``horizon=None``."""
-    start = np.broadcast_to(_trailing(mdp.initial, pi.ndim - 2), pi.shape[:1] + pi.shape[2:])
+    start = np.broadcast_to(trailing(mdp.initial, pi.ndim - 2), pi.shape[:1] + pi.shape[2:])
     return Eliminated(mdp, pi, gamma).occupancy(start)
 
 
@@ -125,7 +143,7 @@ class Eliminated:
         flow = np.zeros((S, *pi.shape[:1], *pi.shape[2:]), dtype=pi.dtype)
         for a in range(mdp.n_actions):
             for k in range(mdp.n_outcomes):  # each (a, k) names one successor per state: no index repeats
-                flow[states, mdp.next_state[:, a, k]] += pi[:, a] * _trailing(
+                flow[states, mdp.next_state[:, a, k]] += pi[:, a] * trailing(
                     gamma * mdp.continuation[:, a, k], pi.ndim - 2
                 )
         ends = np.where(mdp.terminated, mdp.probability, (1.0 - gamma) * mdp.probability).sum(axis=2)
@@ -189,8 +207,8 @@ def proper_states(mdp, pi, gamma):
 
 def _align(array, b, n_states_axes):
     """Append axes to `array` for those that `b` has beyond it (many right-hand sides)."""
-    return _trailing(array, (b.ndim - 1) - (array.ndim - n_states_axes))
+    return trailing(array, (b.ndim - 1) - (array.ndim - n_states_axes))
 
 
-def _trailing(array, n):
+def trailing(array, n):
     return array.reshape(array.shape + (1,) * n)

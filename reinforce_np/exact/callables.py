@@ -47,10 +47,10 @@ def bound(estimator, problem):
         return estimator
     if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(f"estimator={estimator!r} is no estimator; {FORMS}")
-    n = _n_required(estimator)
+    n = n_required(estimator)
     if n == 1:
         made = estimator(problem)
-        if not isinstance(made, Estimator) and (not callable(made) or _n_required(made) != 2):
+        if not isinstance(made, Estimator) and (not callable(made) or n_required(made) != 2):
             raise TypeError(f"estimator={estimator!r} of one argument, the problem, made {made!r}; {FORMS}")
         return made
     if n == 3:
@@ -65,7 +65,7 @@ def bound(estimator, problem):
     return estimator
 
 
-def _n_required(function):
+def n_required(function):
     """Return how many positional arguments without a default a function has; 2 when it does not say."""
     try:
         parameters = inspect.signature(function).parameters.values()

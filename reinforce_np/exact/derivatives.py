@@ -11,7 +11,7 @@ Backward gives Q, forward gives d, and the score is contracted once at the end.
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.exact import bellman
+from reinforce_np.exact import bellman, chains
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.values import induced, occupancy
 from reinforce_np.policies import softmax
@@ -20,7 +20,7 @@ from reinforce_np.policies import softmax
 def gradient(mdp, policy, theta, *, objective=Discounted()):
     """∇J(θ) = Σ_{t,s,a} d_t(s) π(a|s) Q_t(s,a) ∇log π(a|s), shape (..., D).
 
-    Costs O(T·S·A·K) time and O(T·S) memory.
+    Costs O(S·A·K + T·S·J) time, with J successors of a state, and O(T·S) memory: see `chains`.
 
     Parameters
     ----------
@@ -51,11 +51,13 @@ def gradient(mdp, policy, theta, *, objective=Discounted()):
     >>> gradient(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), [0.0, 0.0])
     array([-0.25,  0.25])
     """
-    W = score_weights(mdp, policy, theta, objective=objective)
-    return policy.contract(theta, W)
+    arguments.check_same_model(mdp, policy)
+    pi = policy.probabilities(theta)
+    W = score_weights(mdp, policy, theta, objective=objective, probabilities=pi)
+    return policy.contract(theta, W, probabilities=pi)
 
 
-def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True):
+def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True, probabilities=None):
     """W(s,a) = Σ_t d_t(s) π(a|s) (Q_t(s,a) − Q_t(s,a*)), shape (..., S, A): the weight of each score in ∇J.
 
     a* is the most probable action of the state. Subtracting its value changes
@@ -68,23 +70,22 @@ def score_weights(mdp, policy, theta, *, objective=Discounted(), centred=True):
         As in `gradient`.
     centred : bool
         Whether Q_t(s,a*) is subtracted.
+    probabilities : array (..., S, A), optional
+        π_θ where it is at hand already.
 
     Returns
     -------
     array (..., S, A)
     """
     centre = bellman.centred if centred else (lambda Q, pi: Q)
-    pi, r, gamma = induced(mdp, policy, theta, objective)
+    pi, r, gamma = induced(mdp, policy, theta, objective, probabilities=probabilities)
     if mdp.horizon is None:
         d = bellman.fixed_occupancy(mdp, pi, gamma)
         Q, _ = bellman.fixed_values(mdp, pi, r, gamma)
         weights = (d[:, None] * pi) * centre(Q, pi)
     else:
-        d = list(bellman.forward(mdp, pi, gamma))
-        weights = np.zeros(pi.shape, dtype=np.result_type(pi, r))
-        for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
-            weights += (d[t][:, None] * pi) * centre(Q, pi)
-    return np.moveaxis(weights, (0, 1), (-2, -1))
+        weights = pi * centre(chains.visited_values(mdp, pi, r, gamma), pi)
+    return bellman.state_last(weights)
 
 
 def gradient_scale(mdp, policy, theta, *, objective=Discounted()):
@@ -259,10 +260,10 @@ def natural_gradient(mdp, policy, theta, *, objective=Discounted(), damping=0.0)
     g = gradient(mdp, policy, theta, objective=objective)
     if damping:
         return np.linalg.solve(F + damping * np.eye(len(g)), g)
-    return _smallest_solution(F, g)
+    return smallest_solution(F, g)
 
 
-def _smallest_solution(F, g):
+def smallest_solution(F, g):
     """Return F⁺g for a positive semi-definite F whose rows differ in size by any factor.
 
     States that are visited a billion times less than others, or actions as

@@ -58,9 +58,14 @@ def write(stream, fields):
     """Write the fields of a model to a binary stream."""
     horizon = [] if fields["horizon"] is None else [fields["horizon"]]
     values = {**fields, "format_version": common.VERSION, "horizon": horizon}
+    write_arrays(stream, {name: np.asarray(values[name]).astype(dtype) for name, (dtype, _) in MEMBERS.items()})
+
+
+def write_arrays(stream, arrays):
+    """Write arrays by name to a binary stream."""
     with zipfile.ZipFile(stream, "w") as archive:
-        for name, (dtype, _) in MEMBERS.items():
-            array = np.asarray(values[name]).astype(dtype, order="C")
+        for name, value in arrays.items():
+            array = np.asarray(value, order="C")
             info = zipfile.ZipInfo(f"{name}.npy")  # its fixed date makes equal models equal files
             info.external_attr = 0o600 << 16
             info.compress_type = zipfile.ZIP_DEFLATED if array.nbytes <= SMALL else zipfile.ZIP_STORED
@@ -74,9 +79,13 @@ def parse(data):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             members = _checked_members(archive)
             # Before the names, which may be others in another version.
-            common.check_version(int(_read_array(archive, members, "format_version")))
+            common.check_version(int(_read_array(archive, members, "format_version", *MEMBERS["format_version"])))
             common.check_names("member", [f"{name}.npy" for name in MEMBERS], members)
-            values = {name: _read_array(archive, members, name) for name in MEMBERS if name != "format_version"}
+            values = {
+                name: _read_array(archive, members, name, *wanted)
+                for name, wanted in MEMBERS.items()
+                if name != "format_version"
+            }
     except arguments.FileFormatError:
         raise
     except ARCHIVE_ERRORS as error:
@@ -85,6 +94,24 @@ def parse(data):
     if horizon.size > 1:
         raise arguments.FileFormatError(f"horizon has {horizon.size} entries; it must have one, or none for None")
     return {**values, "gamma": float(values["gamma"]), "horizon": int(horizon[0]) if horizon.size else None}
+
+
+def arrays(data, wanted):
+    """Return the arrays of the file that holds the bytes `data`: exactly those `wanted`, {name: (dtype, number of axes)}.
+
+    `wanted` may also be a function of the archive's first member, an array of bytes named "header".
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = _checked_members(archive)
+            if callable(wanted):
+                wanted = wanted(_read_array(archive, members, "header", "|u1", 1))
+            common.check_names("member", [f"{name}.npy" for name in wanted], members)
+            return {name: _read_array(archive, members, name, *form) for name, form in wanted.items()}
+    except arguments.FileFormatError:
+        raise
+    except ARCHIVE_ERRORS as error:
+        raise arguments.FileFormatError(f"not an intact .npz archive ({type(error).__name__}: {error})") from None
 
 
 def _checked_members(archive):
@@ -113,7 +140,7 @@ def _checked_members(archive):
     return members
 
 
-def _read_array(archive, members, name):
+def _read_array(archive, members, name, wanted_dtype, wanted_ndim):
     """Return one member as an array, having compared its header with its size."""
     filename = f"{name}.npy"
     if filename not in members:
@@ -124,7 +151,6 @@ def _read_array(archive, members, name):
             f"member {filename!r} holds {len(data)} bytes; the directory says {members[filename].file_size}"
         )
     start, dtype, order, shape = _npy_header(filename, data)
-    wanted_dtype, wanted_ndim = MEMBERS[name]
     if dtype != wanted_dtype:
         raise arguments.FileFormatError(f"member {filename!r} has dtype {dtype!r}; it must be {wanted_dtype!r}")
     if len(shape) != wanted_ndim:

@@ -25,7 +25,8 @@ def replacing(path):
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except BaseException:  # also an interrupt
-        os.unlink(temporary)
+        with contextlib.suppress(FileNotFoundError):  # one that came when the file had just been renamed
+            os.unlink(temporary)
         raise
 
 

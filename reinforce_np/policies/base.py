@@ -104,6 +104,8 @@ class SoftmaxPolicy:
         theta = self.check_theta(theta)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = self.linear_logits(theta)
+        if self.mask is None and np.isfinite(logits).all():
+            return logits
         if not self.allows_minus_infinity:
             logits = np.where(logits.real == -np.inf, np.inf, logits)  # overflow is no mask
         if self.mask is not None:
@@ -196,7 +198,7 @@ class SoftmaxPolicy:
         centred = slopes * softmax.sum_of_others(pi) - softmax.sum_of_others(pi * slopes)
         return np.moveaxis(np.where(logits.real == -np.inf, 0.0, centred), 0, -1) / self.temperature
 
-    def contract(self, theta, weights):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
 
         Parameters
@@ -206,12 +208,14 @@ class SoftmaxPolicy:
         weights : array (..., S, A)
             Weight on each score; leading axes broadcast against those of
             `theta`. Weights of masked actions count for nothing.
+        probabilities : array (..., S, A), optional
+            π_θ where it is at hand already; the weights of masked actions must then be zero.
 
         Returns
         -------
         array (..., D)
         """
-        logits = self.logits(theta)
+        logits = self.logits(theta) if probabilities is None else None
         weights = np.asarray(weights)
         if weights.dtype.kind not in "biufc":
             raise TypeError(f"weights hold {weights.dtype} values; they must hold numbers")
@@ -219,9 +223,10 @@ class SoftmaxPolicy:
             raise ValueError(
                 f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})"
             )
-        weights = np.where(logits.real == -np.inf, 0.0, weights)
-        pulled = softmax.contract_logit_score(softmax.softmax(logits, self.temperature), weights)
-        return self.pull_back(pulled) / self.temperature
+        if logits is not None:
+            weights = np.where(logits.real == -np.inf, 0.0, weights)
+            probabilities = softmax.softmax(logits, self.temperature)
+        return self.pull_back(softmax.contract_logit_score(probabilities, weights)) / self.temperature
 
     def hessian_contract(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇²_θ log π_θ(a|s), shape (D, D).

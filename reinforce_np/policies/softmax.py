@@ -8,7 +8,11 @@ digit by subtraction. It is the sum of the *other* probabilities, and that sum
 is what is used everywhere below.
 """
 
+from functools import reduce
+
 import numpy as np
+
+FEW = 16  # actions up to which a loop over them is quicker than a running sum along them
 
 
 def shifted_logits(logits, temperature):
@@ -35,6 +39,11 @@ def softmax(logits, temperature=1.0):
     >>> softmax(np.array([0.0, np.log(3.0), -np.inf]))
     array([0.25, 0.75, 0.  ])
     """
+    if logits.shape[-1] <= FEW and logits.dtype.kind == "f":  # the same, an action at a time; exp(−∞) is zero
+        columns = [logits[..., a] for a in range(logits.shape[-1])]
+        with np.errstate(over="ignore"):
+            weights = np.exp((logits - reduce(np.maximum, columns)[..., None]) / temperature)
+        return weights / reduce(np.add, [weights[..., a] for a in range(logits.shape[-1])])[..., None]
     shifted, masked, _ = shifted_logits(logits, temperature)
     weights = np.where(masked, 0.0, np.exp(shifted))
     return weights / weights.sum(axis=-1, keepdims=True)
@@ -62,6 +71,11 @@ def sum_of_others(x):
     """
     left = np.zeros_like(x)
     right = np.zeros_like(x)
+    if x.shape[-1] <= FEW:  # the same sums, for all rows at once
+        for a in range(1, x.shape[-1]):
+            np.add(left[..., a - 1], x[..., a - 1], out=left[..., a])
+            np.add(right[..., -a], x[..., -a], out=right[..., -a - 1])
+        return left + right
     np.cumsum(x[..., :-1], axis=-1, out=left[..., 1:])
     np.cumsum(x[..., :0:-1], axis=-1, out=right[..., -2::-1])
     return left + right

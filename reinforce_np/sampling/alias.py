@@ -15,6 +15,7 @@ whole-number arithmetic, so the probabilities drawn are known exactly: the
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,23 @@ from reinforce_np import arguments
 TOTAL = 2**62  # the whole of a row of probabilities
 MAX_COLUMNS = 2**29  # of a table, so that slots fit into 32 bits
 LOW_BITS = 30  # of a limit, those that only matter when the first 32 tie
+
+
+class Scratch(NamedTuple):
+    """Room for a draw of n at once: memory that is used again stays in the cache."""
+
+    column: np.ndarray  # int32
+    high: np.ndarray  # uint32
+    second: np.ndarray  # bool
+
+    @classmethod
+    def of(cls, n):
+        """Return room for n."""
+        return cls(np.empty(n, np.int32), np.empty(n, np.uint32), np.empty(n, bool))
+
+    def first(self, n):
+        """Return the same room for fewer."""
+        return Scratch(*(array[:n] for array in self))
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,23 +57,28 @@ class AliasTables:
     entry: np.ndarray  # (2·R·L,) int: which of its row's probabilities each slot stands for
 
     @property
+    def shift(self):
+        """What is left of a word of 32 bits when the column is cut off."""
+        return np.uint32(32 - self.log_columns)
+
+    @property
     def n_rows(self):
         """R."""
         return len(self.high) >> self.log_columns
 
-    def draw(self, base, bits):
-        """Return one slot for each row start `base` = r·L, an int array, in the dtype of `base`."""
+    def draw(self, base, bits, scratch, out):
+        """Write to `out` (n,) int32 one slot for each row start `base` = r·L (n,) int32; `scratch` has room for n."""
+        column, high, second = scratch
         word = random_words(bits, len(base))
-        column = (word >> np.uint32(32 - self.log_columns)).astype(base.dtype)
-        column += base
-        high = self.high.take(column, mode="clip")
-        second = word > high
-        tie = word == high
-        if tie.any():
-            second[tie] = random_tails(bits, np.count_nonzero(tie)) > self.low[column[tie]]
-        column += column
-        column += second
-        return column
+        np.right_shift(word, self.shift, out=column.view(np.uint32))
+        np.add(column, base, out=column)
+        self.high.take(column, out=high, mode="clip")
+        tied = np.flatnonzero(second) if np.equal(word, high, out=second).any() else None
+        np.greater(word, high, out=second)
+        if tied is not None:
+            second[tied] = random_tails(bits, len(tied)) > self.low[column[tied]]
+        np.add(column, column, out=out)
+        np.add(out, second, out=out)
 
     def drawn(self, row):
         """Return the probabilities that `draw` has for one row, {entry: Fraction}: each number of 62 bits, counted."""

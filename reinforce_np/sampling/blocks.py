@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.trajectories import Trajectories
+from reinforce_np.sampling.alias import Scratch
+from reinforce_np.sampling.tables import Meaning
+from reinforce_np.trajectories import of_packed
 
 DROP = 8  # finished trajectories are dropped when they are 1/DROP of those that draw
 FIRST_CAPACITY = 64  # steps after which episodes without a horizon are looked at, and so on, doubling
@@ -27,38 +29,100 @@ class Paths:
 
     n: int
     slots: list[np.ndarray]  # of each step, (number drawing,) int32
-    kept: dict[int, np.ndarray]  # before step t, which positions among those drawing went on to draw
-    final: np.ndarray  # (n,): the row each trajectory ended in
+    kept: dict[int, np.ndarray]  # after t steps, which positions among those drawing went on to draw
+    rows: dict[int, np.ndarray]  # and where all of those drawing were then, (number drawing,) int32; at the end, too
 
     def steps(self):
-        """Yield the slots of each step, and the trajectories they belong to: None for all of them."""
+        """Yield t, its slots, and the trajectories they belong to: None for all of them."""
         lanes = None
         for t, slots in enumerate(self.slots):
             if t in self.kept:
                 lanes = self.kept[t] if lanes is None else lanes[self.kept[t]]
-            yield slots, lanes
+            yield t, slots, lanes
+
+    def lengths(self, first_finished):
+        """Return the number of steps before the first slot that a finished trajectory drew, (n,)."""
+        lengths, here = np.zeros(self.n, dtype=np.intp), np.zeros(self.n, dtype=np.int32)
+        for t, slots, lanes in self.steps():
+            here += slots < first_finished
+            if t + 1 in self.kept or t + 1 == len(self.slots):
+                lengths[slice(None) if lanes is None else lanes] += here
+                here = np.zeros(len(self.kept.get(t + 1, ())), dtype=np.int32)
+        return lengths
+
+    def final(self):
+        """Return the row each trajectory ended in, (n,)."""
+        times = sorted(self.rows, reverse=True)
+        final = self.rows[times[0]]
+        for t in times[1:]:
+            later, final = final, self.rows[t].copy()
+            final[self.kept[t]] = later
+        return final
+
+    def only(self, wanted):
+        """Return the paths of the trajectories marked in `wanted` (n,) alone, without their rows."""
+        slots, kept = [], {}
+        position = np.flatnonzero(wanted)
+        for t, all_slots in enumerate(self.slots):
+            if t in self.kept:
+                goes_on = np.zeros(len(wanted), dtype=bool)
+                goes_on[self.kept[t]] = True
+                kept[t] = np.flatnonzero(goes_on[position])
+                wanted = wanted[self.kept[t]]
+                position = np.flatnonzero(wanted)
+            slots.append(all_slots[position])
+        return Paths(len(slots[0]), slots, kept, {}) if slots else self
 
 
-def draw_block(walk, entropy, spawn_key, n, group_size):
-    """Draw n trajectories: a pure function of its arguments."""
-    bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
-    _, base = walk.start.step(np.zeros(n // group_size, dtype=np.int32), bits)
-    base = np.repeat(base, group_size)
-    final, lanes = np.empty_like(base), np.arange(n)
+class Arena:
+    """Memory for whole numbers of 32 bits, handed out piece by piece; after `clear` it is handed out again.
+
+    New memory costs more than what is written to it, and a block needs much.
+    """
+
+    def __init__(self):
+        self.memory, self.used = np.empty(2**16, dtype=np.int32), 0
+
+    def piece(self, n):
+        """Return room for n numbers."""
+        if self.used + n > len(self.memory):  # pieces of the old memory stay alive by themselves
+            self.memory, self.used = np.empty(max(2 * len(self.memory), n), dtype=np.int32), 0
+        self.used += n
+        return self.memory[self.used - n : self.used]
+
+    def copy(self, array):
+        """Return a copy of `array` in the arena."""
+        piece = self.piece(len(array))
+        piece[:] = array
+        return piece
+
+    def clear(self):
+        """Take everything back."""
+        self.used = 0
+
+
+def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
+    """Draw n trajectories: a pure function of its arguments. What it returns lives in `arena`."""
+    bits, scratch = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key)), Scratch.of(n)
+    arena = Arena() if arena is None else arena
+    first = np.zeros(n // group_size, dtype=np.int32)
+    walk.start.step(first, bits, scratch.first(len(first)), arena.piece(len(first)))
+    base = arena.copy(np.repeat(first, group_size))
     slots: list[np.ndarray] = []
-    kept = {}
+    kept, rows = {}, {}
     while base.size and len(slots) != walk.horizon:
         refuse_endless(walk.horizon, len(slots), n)
+        slots.append(arena.piece(base.size))
         for stage in walk.stages:
-            slot, base = stage.step(base, bits)
-        slots.append(slot)
-        finished = base >= walk.finished
-        if np.count_nonzero(finished) * DROP >= base.size:
-            final[lanes[finished]] = base[finished]
-            going_on = np.flatnonzero(~finished)
-            base, lanes, kept[len(slots)] = base[going_on], lanes[going_on], going_on
-    final[lanes] = base
-    return Paths(n, slots, kept, final)
+            stage.step(base, bits, scratch, slots[-1])
+        going_on = np.less(base, walk.finished, out=scratch.second)
+        if DROP * (base.size - np.count_nonzero(going_on)) >= base.size:
+            t = len(slots)
+            rows[t], kept[t] = base, arena.copy(np.flatnonzero(going_on))
+            base = arena.copy(base.take(kept[t]))
+            scratch = scratch.first(base.size)
+    rows.setdefault(len(slots), base)
+    return Paths(n, slots, kept, rows)
 
 
 def refuse_endless(horizon, t, n):
@@ -71,36 +135,48 @@ def refuse_endless(horizon, t, n):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Trajectories as they were drawn, in 4 bytes a transition; `unpack` writes out the (N, T) arrays of the record."""
+
+    blocks: list[Paths]
+    meaning: Meaning
+    n_steps: int
+
+    def unpack(self):
+        """Return states, actions, rewards and log-probabilities, each (N, T), zero after the end."""
+        n, meaning = sum(paths.n for paths in self.blocks), self.meaning
+        columns = {name: np.zeros((self.n_steps, n), dtype) for name, dtype in COLUMNS.items()}  # a step is a row
+        first = 0
+        for paths in self.blocks:
+            for t, slots, lanes in paths.steps():
+                pair = slots >> meaning.pair_shift
+                for name, table, index in (
+                    ("states", meaning.state, pair),
+                    ("actions", meaning.action, pair),
+                    ("rewards", meaning.reward, slots),
+                    ("log_probabilities", meaning.log_probability, pair),
+                ):
+                    row = columns[name][t, first : first + paths.n]
+                    if lanes is None:
+                        table.take(index, out=row, mode="clip")
+                    else:
+                        row[lanes] = table.take(index, mode="clip")
+            first += paths.n
+        return {name: rows.T for name, rows in columns.items()}
+
+
 def trajectories(blocks, meaning, horizon, first, group_size):
     """Return the record of consecutive blocks of `Paths`, the first of which begins with trajectory number `first`."""
-    n = sum(paths.n for paths in blocks)
     n_steps = max(len(paths.slots) for paths in blocks) if horizon is None else horizon
-    columns = {name: np.zeros((n_steps, n), dtype) for name, dtype in COLUMNS.items()}  # a step is a row
-    lengths = np.zeros(n, dtype=np.intp)
-    begin = 0
-    for paths in blocks:
-        here = slice(begin, begin + paths.n)
-        for t, (slots, lanes) in enumerate(paths.steps()):
-            pair = slots >> meaning.pair_shift
-            for column, table, index in (
-                (columns["states"], meaning.state, pair),
-                (columns["actions"], meaning.action, pair),
-                (columns["rewards"], meaning.reward, slots),
-                (columns["log_probabilities"], meaning.log_probability, pair),
-            ):
-                if lanes is None:
-                    table.take(index, out=column[t, here], mode="clip")
-                else:
-                    column[t, here][lanes] = table.take(index, mode="clip")
-            lengths[here][slice(None) if lanes is None else lanes] += slots < meaning.first_finished
-        begin += paths.n
-    final_row = np.concatenate([paths.final for paths in blocks]) >> meaning.row_shift
+    lengths = np.concatenate([paths.lengths(meaning.first_finished) for paths in blocks])
+    final_row = np.concatenate([paths.final() for paths in blocks]) >> meaning.row_shift
     terminated = final_row >= meaning.n_states
-    return Trajectories(
-        **{name: rows.T for name, rows in columns.items()},
-        lengths=lengths,
-        terminated=terminated,
-        truncated=~terminated,
-        final_states=meaning.state_of_row[final_row],
-        groups=(first + np.arange(n)) // group_size,
-    )
+    narrow = {
+        "lengths": lengths,
+        "terminated": terminated,
+        "truncated": ~terminated,
+        "final_states": meaning.state_of_row[final_row],
+        "groups": (first + np.arange(len(lengths))) // group_size,
+    }
+    return of_packed(Packed(blocks, meaning, n_steps), narrow)

@@ -6,18 +6,15 @@ same seed gives the same trajectories however the blocks are consumed, and
 however many workers draw them.
 """
 
-import collections
-
 import numpy as np
 
-from reinforce_np import arguments
+from reinforce_np import arguments, parallel
 from reinforce_np.sampling.blocks import draw_block, trajectories
 from reinforce_np.sampling.tables import sampling_tables
 
 BLOCK_CELLS = 2**22  # (trajectory, step) cells of a block: at most 128 MB of arrays
 MAX_BLOCK = 2**15  # trajectories of a block, so that the work of one step stays in the cache
 BLOCK_WITHOUT_HORIZON = 2**12
-IN_FLIGHT = 8  # blocks submitted to an executor before the first is consumed
 
 
 def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None, rng=None):
@@ -96,20 +93,23 @@ def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, execut
 
 def _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng):
     """Check the arguments; return the `Walk`, the `Meaning` of its slots, and an iterator of blocks of `Paths`."""
+    parallel.check_executor(executor)
+    seeds = block_seeds(n, mdp, group_size, rng)
+    walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
+    jobs = ((walk, *seed, group_size) for seed in seeds)
+    return walk, meaning, parallel.in_order(draw_block, jobs, executor)
+
+
+def block_seeds(n, mdp, group_size, rng):
+    """Check the arguments; return an iterator over blocks: entropy and spawn key of the seed, number of trajectories."""
     n = arguments.integer("n", n)
-    if executor is not None and not hasattr(executor, "submit"):
-        raise TypeError(f"executor={executor!r} has no submit; pass a concurrent.futures.Executor, or None")
     group_size = arguments.integer("group_size", group_size, low=1)
     if n % group_size:
         raise ValueError(f"n={n} is not a multiple of group_size={group_size}; draw whole groups")
-    walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
-    seed = seed_sequence(rng)
-    size = block_size(mdp.horizon, group_size)
-    jobs = (
-        (walk, seed.entropy, (*seed.spawn_key, i), min(size, n - first), group_size)
-        for i, first in enumerate(range(0, max(n, 1), size))
+    seed, size = seed_sequence(rng), block_size(mdp.horizon, group_size)
+    return (
+        (seed.entropy, (*seed.spawn_key, i), min(size, n - first)) for i, first in enumerate(range(0, max(n, 1), size))
     )
-    return walk, meaning, _run(jobs, executor)
 
 
 def block_size(horizon, group_size):
@@ -140,17 +140,3 @@ def seed_sequence(rng):
         return np.random.SeedSequence(arguments.integer("rng", rng))
     except TypeError:
         raise TypeError(f"rng={rng!r} is no seed; pass None, an int >= 0, a SeedSequence or a Generator") from None
-
-
-def _run(jobs, executor):
-    if executor is None:
-        for job in jobs:
-            yield draw_block(*job)
-        return
-    pending: collections.deque = collections.deque()
-    for job in jobs:
-        pending.append(executor.submit(draw_block, *job))
-        if len(pending) >= IN_FLIGHT:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()

@@ -18,10 +18,10 @@ class Stage:
     alias: AliasTables
     leads_to: np.ndarray  # (slots,) int: where the next row begins
 
-    def step(self, base, bits):
-        """Return the slots drawn, and where they lead."""
-        slot = self.alias.draw(base, bits)
-        return slot, self.leads_to.take(slot, mode="clip")
+    def step(self, base, bits, scratch, out):
+        """Write the slots drawn to `out`, and overwrite `base` with where they lead."""
+        self.alias.draw(base, bits, scratch, out)
+        self.leads_to.take(out, out=base, mode="clip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,9 @@ class Meaning:
     log_probability: np.ndarray  # of the behaviour
     reward: np.ndarray  # (slots,)
     first_finished: int  # slots from here on are those of finished trajectories
+    n_actions: int
     n_states: int  # rows from here on are those of finished trajectories
+    paid: int | None  # and from here on of those whose last reward is not zero; None where others may be paid too
     row_shift: int  # ``base >> row_shift`` is the row, where to look up
     state_of_row: np.ndarray  # of a finished row, the final state
 
@@ -86,7 +88,9 @@ def sampling_tables(mdp, policy, theta, behaviour=None):
         log_probability=padded(log_mu.ravel()[pair], n_slots >> pair_shift),
         reward=padded(reward, n_slots),
         first_finished=len(reward),
+        n_actions=A,
         n_states=S,
+        paid=model.paid,
         row_shift=first.alias.log_columns,
         state_of_row=np.concatenate([np.arange(S), model.final_states]),
     )
@@ -97,7 +101,8 @@ def sampling_tables(mdp, policy, theta, behaviour=None):
 class ModelTables:
     """The part of the tables that no policy changes."""
 
-    final_states: np.ndarray  # (E,) where termination can lead
+    final_states: np.ndarray  # (E,) where termination can lead: without a reward first, then with one
+    paid: int | None  # as in `Meaning`
     after: np.ndarray  # (S, A, K) int: the row of the first stage after each outcome
     start: Stage
     outcome: Stage | None  # None where (action, outcome) are drawn at once
@@ -117,16 +122,18 @@ def of_model(mdp):
 
 def _of_model(mdp):
     S, A, K = mdp.probability.shape
-    ends = np.unique(mdp.next_state[mdp.terminated])
-    after = np.where(mdp.terminated, S + np.searchsorted(ends, mdp.next_state), mdp.next_state)
+    end = mdp.next_state + S * (mdp.reward != 0)
+    ends = np.unique(end[mdp.terminated])
+    after = np.where(mdp.terminated, S + np.searchsorted(ends, end), mdp.next_state)
+    paid = None if np.any(mdp.reward[~mdp.terminated]) else S + int(np.searchsorted(ends, S))
     joint = K == 1 or A * K <= JOINT_CELLS
     columns = log_columns(A * K if joint else A)
     start = stage(mdp.initial[None], np.arange(S)[None], np.arange(0), columns)
     if joint:
-        return ModelTables(ends, after, start, None, None)
+        return ModelTables(ends % S, paid, after, start, None, None)
     outcome = stage(mdp.probability.reshape(S * A, K), after.reshape(S * A, K), S + np.arange(len(ends)), columns)
     cell = outcomes_of_slots(outcome.alias, S * A, K)
-    return ModelTables(ends, after, start, outcome, mdp.reward.ravel()[cell])
+    return ModelTables(ends % S, paid, after, start, outcome, mdp.reward.ravel()[cell])
 
 
 def stage(probability, next_row, end_rows, next_log_columns=None):

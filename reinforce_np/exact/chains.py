@@ -1,0 +1,106 @@
+"""The gradient's two recursions on the chain that a policy makes of a model: the fast path of `bellman`.
+
+What all actions and outcomes of a state do together is a chain with few successors,
+
+    P(s,j) = γ Σ_{a,k that lead from s to its j-th successor} π(a|s) p(k|s,a),
+
+so that a step of either recursion touches S·J numbers and not S·A·K:
+
+    V_t(s) = r_π(s) + Σ_j P(s,j) V_{t+1}(j),        d_{t+1}(j) = Σ_s P(s,j) d_t(s).
+
+Actions return once, at the end. The gradient needs Q_t only in the sum
+
+    Σ_t d_t(s) Q_t(s,a) = r(s,a) Σ_t d_t(s) + γ Σ_k p(k|s,a) M(s,s'),        M(s,j) = Σ_t d_t(s) V_{t+1}(j).
+
+Neither recursion scatters: values are gathered from the states that follow, and occupancy from
+the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`).
+"""
+
+import numpy as np
+
+from reinforce_np.exact import bellman
+
+SMALL = 96  # states, and one more per successor, up to which the chain is quicker as a dense matrix
+WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
+
+
+def visited_values(mdp, pi, r, gamma):
+    """Return Σ_t d_t(s) Q_t(s,a) of an episode with a horizon, shape (S, A, ...).
+
+    Costs O(S·A·K + T·S·J) time with J successors of a state, and O(T·S) memory.
+
+    Parameters
+    ----------
+    mdp : FiniteMDP
+        The model, with a horizon.
+    pi, r : array (S, A, ...)
+        Policy and expected reward of a step.
+    gamma : float
+        Discount.
+
+    Returns
+    -------
+    array (S, A, ...)
+    """
+    S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
+    into, pair, *entered = mdp.neighbours
+    n_pairs, dense = into.size, not batch and S <= SMALL + len(into)
+    if dense:
+        pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
+    p = bellman.trailing(gamma * mdp.continuation, len(batch))
+    P = bellman.summed(pair, n_pairs)(pi[:, :, None] * p)
+    r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
+    d, M = _by_powers(P, r_pi, start, T) if dense else _by_steps(P, r_pi, start, T, into, *entered)
+    following = M.reshape(n_pairs, *batch).take(pair, axis=0)
+    return d[:, None] * r + np.einsum("sak...,sak...->sa...", p, following)
+
+
+def visited_values_by_outcomes(mdp, pi, r, gamma):
+    """Return the same, step by step over all actions and outcomes, as the equations of `bellman` are written."""
+    d, total = list(bellman.forward(mdp, pi, gamma)), np.zeros(pi.shape, dtype=np.result_type(pi, r))
+    for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
+        total += d[t][:, None] * Q
+    return total
+
+
+def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
+    """Return Σ_t d_t and M: one sweep forwards, and one backwards over the pairs of a state and its successor."""
+    d = np.empty((T, *r_pi.shape), dtype=P.dtype)
+    d[:1] = start
+    entering = np.concatenate([P, np.zeros_like(P[:1])])[entered_by]
+    P = P.reshape(*into.shape, *P.shape[1:])
+    arrive = bellman.summed(into, len(start))
+    for t in range(1, T):
+        if len(entered_by):
+            np.einsum("is...,is...->s...", entering, d[t - 1].take(entered_from, axis=0), out=d[t])
+        else:
+            d[t] = arrive(P * d[t - 1])
+    V, M = np.zeros_like(r_pi), np.zeros_like(P, dtype=r_pi.dtype)
+    for t in reversed(range(T)):
+        ahead = V.take(into, axis=0)
+        V = r_pi + np.einsum("js...,js...->s...", P, ahead)
+        ahead *= d[t]
+        M += ahead
+    return d.sum(axis=0), M
+
+
+def _by_powers(P, r_pi, start, T):
+    """Return the same for a chain so small that it is a dense matrix: n steps at a time by its n-th power.
+
+    The occupancies d_t, and the values v_k with k steps to go, follow from those of n steps before,
+
+        d_{t+n} = d_t Pⁿ,        v_{k+n} = v_n + Pⁿ v_k.
+    """
+    P = P.reshape(len(start), -1)
+    d, v = np.empty((T, len(P)), dtype=r_pi.dtype), np.zeros((T + 1, len(P)), dtype=r_pi.dtype)
+    d[:1], v[1:] = start, r_pi
+    n = t = 1
+    while t < T:
+        m = min(n, T - t)
+        np.dot(d[t - n : t - n + m], P, out=d[t : t + m])
+        values = np.dot(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
+        values += v[n]
+        t += m
+        if t == 2 * n and n * len(P) ** 3 <= WORTH * T:
+            P, n = P @ P, 2 * n
+    return d.sum(axis=0), d[::-1].T @ v[:T]

@@ -1,0 +1,74 @@
+"""Run jobs on any executor: a bounded number at a time, results in order, lost workers replaced.
+
+A job here is a pure function of its arguments, so that it does not matter who
+runs it, how often, or how many run at once.
+"""
+
+import collections
+import warnings
+from concurrent.futures import BrokenExecutor
+
+IN_FLIGHT = 8  # jobs submitted before the first result is asked for
+
+
+def check_executor(executor):
+    """Refuse what cannot run a job."""
+    if executor is not None and not hasattr(executor, "submit"):
+        raise TypeError(f"executor={executor!r} has no submit; pass a concurrent.futures.Executor, or None")
+
+
+def in_order(function, jobs, executor=None):
+    """Yield ``function(*job)`` for each of the jobs, in their order, however many run at once.
+
+    The executor is only asked to ``submit``, and never shut down. When it
+    breaks, which is what a process pool does when it loses a worker, the jobs
+    it did not finish are run by this process instead, with a warning: the
+    results are the same.
+
+    Parameters
+    ----------
+    function : callable
+        Importable by name, so that it can be sent to processes.
+    jobs : iterable of tuple
+        Its arguments.
+    executor : concurrent.futures.Executor, optional
+        Runs the jobs; this process does if there is none.
+
+    Examples
+    --------
+    >>> from concurrent.futures import ThreadPoolExecutor
+    >>> with ThreadPoolExecutor() as executor:
+    ...     list(in_order(pow, [(2, 1), (2, 2), (2, 3)], executor))
+    [2, 4, 8]
+    """
+    if executor is None:
+        for job in jobs:
+            yield function(*job)
+        return
+    pending: collections.deque = collections.deque()
+    for job in jobs:
+        pending.append((submitted(executor, function, job), job))
+        if len(pending) >= IN_FLIGHT:
+            yield result(function, *pending.popleft())
+    while pending:
+        yield result(function, *pending.popleft())
+
+
+def submitted(executor, function, job):
+    """Return the future of a job, or None when the executor is broken."""
+    try:
+        return executor.submit(function, *job)
+    except BrokenExecutor:
+        return None
+
+
+def result(function, future, job):
+    """Return what a job gave, running it here when the executor broke before it was done."""
+    try:
+        if future is not None:
+            return future.result()
+        reason = "the executor is broken"
+    except BrokenExecutor as error:
+        reason = str(error)
+    warnings.warn(f"a worker was lost ({reason}): this process does its work", RuntimeWarning, stacklevel=3)
+    return function(*job)

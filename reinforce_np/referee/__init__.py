@@ -1,0 +1,21 @@
+"""The referee at work: losses as estimators, assertions for tests, a panel where every known mistake shows."""
+
+from reinforce_np.referee.assertions import (
+    assert_gradient,
+    assert_proportional,
+    assert_unbiased,
+    assert_variance_at_most,
+)
+from reinforce_np.referee.losses import jax_loss, numpy_loss, torch_loss
+from reinforce_np.referee.panel import judge_on_panel
+
+__all__ = [
+    "assert_gradient",
+    "assert_proportional",
+    "assert_unbiased",
+    "assert_variance_at_most",
+    "jax_loss",
+    "judge_on_panel",
+    "numpy_loss",
+    "torch_loss",
+]

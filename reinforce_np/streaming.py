@@ -1,0 +1,162 @@
+"""The gradient from any number of trajectories that are drawn, used and forgotten."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reinforce_np import arguments, parallel
+from reinforce_np.estimators import (
+    GAE,
+    ActionDependent,
+    ClippedRatio,
+    Constant,
+    EntropyBonus,
+    Estimator,
+    GeometricMeanRatio,
+    GroupMean,
+    GroupStandardised,
+    KLPenalty,
+    LeaveOneOut,
+    MaskedRatio,
+    NStep,
+    OnPolicy,
+    PerComponent,
+    PerDecisionRatio,
+    PerLength,
+    PerTrajectory,
+    RewardToGo,
+    TokenRatio,
+    TotalReturn,
+    TrajectoryRatio,
+    TruncatedRatio,
+    VTrace,
+    returns,
+)
+from reinforce_np.estimators.packed import applies, divisor, pair_weights
+from reinforce_np.sampling.blocks import Arena, draw_block, trajectories
+from reinforce_np.sampling.draw import block_seeds
+from reinforce_np.sampling.tables import sampling_tables
+
+BLOCKS_OF_JOB = 4  # at most, of a job for an executor: they share memory, and are sent together
+JOBS = 8  # at least, where there are as many blocks
+
+BY_GROUPS = {  # what looks at no more than one group at a time
+    "advantage": (TotalReturn, RewardToGo, GAE, NStep, LeaveOneOut, GroupMean, GroupStandardised, ActionDependent),
+    "ratio": (OnPolicy, TrajectoryRatio, TokenRatio, PerDecisionRatio, VTrace, ClippedRatio, GeometricMeanRatio,
+              TruncatedRatio, MaskedRatio),
+    "penalty": (KLPenalty, EntropyBonus),
+    "normaliser": (PerTrajectory, PerLength, Constant),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedGradient:
+    """What `stream_gradient` returns.
+
+    Parameters
+    ----------
+    gradient : array (D,)
+        ĝ of all trajectories together.
+    mean_return : float
+        Mean of Σ γᵗ rₜ, in units of reward.
+    n : int
+        Number of trajectories.
+    n_transitions : int
+        Number of steps of all of them together.
+    """
+
+    gradient: np.ndarray
+    mean_return: float
+    n: int
+    n_transitions: int
+
+
+def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None, rng=None):
+    """Return ĝ of `n` trajectories that are drawn block by block and not kept.
+
+    The trajectories are those of `sample` with the same seed, and the gradient
+    is that of ``estimator.gradient`` on them, up to rounding; memory does not
+    grow with `n`. Reward-to-go on its own trajectories is the fast case.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        One that needs no more than a group at a time: not `PerToken`,
+        `BatchStandardised`, `InSampleOptimal`, `SelfNormalisedRatio`, and not
+        a record this package does not know.
+    mdp, policy, theta, n, behaviour, group_size, executor, rng
+        As in `sample`. The result is the same for every executor, bit for bit.
+
+    Returns
+    -------
+    StreamedGradient
+        With `gradient` (D,), `mean_return`, `n` and `n_transitions`.
+
+    Raises
+    ------
+    ValueError
+        For an estimator that looks at the whole batch at once.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, algorithms, examples, exact
+    >>> mdp = examples.frozen_lake(map="4x4", horizon=100)
+    >>> policy, theta = TabularSoftmax(mdp.n_states, mdp.n_actions), np.zeros(64)
+    >>> streamed = stream_gradient(algorithms.reinforce(), mdp, policy, theta, 100_000, rng=0)
+    >>> bool(np.abs(streamed.gradient - exact.gradient(mdp, policy, theta)).max() < 1e-3)
+    True
+    """
+    refuse_whole_batch(estimator)
+    parallel.check_executor(executor)
+    n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
+    seeds = list(block_seeds(n, mdp, group_size, rng))
+    walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
+    size = min(BLOCKS_OF_JOB, max(len(seeds) // JOBS, 1))
+    problem = estimator, mdp, policy, policy.real_theta(theta), group_size
+    jobs = ((walk, meaning, seeds[i : i + size], *problem) for i in range(0, len(seeds), size))
+    total, mean_return, n_transitions = 0.0, 0.0, 0
+    for parts in parallel.in_order(parts_of_blocks, jobs, executor):
+        for part, returned, transitions in parts:
+            total, mean_return, n_transitions = total + part, mean_return + returned / n, n_transitions + transitions
+    if not np.all(np.isfinite(total)):
+        raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
+    fast = is_fast(estimator, mdp)
+    gradient = policy.contract(theta, total / divisor(estimator, n)) if fast else total / n
+    return StreamedGradient(gradient, float(mean_return), n, n_transitions)
+
+
+def is_fast(estimator, mdp):
+    """Say whether the blocks need not be written out."""
+    return applies(estimator, mdp, np.inf if mdp.horizon is None else mdp.horizon)
+
+
+def parts_of_blocks(walk, meaning, seeds, estimator, mdp, policy, theta, group_size):
+    """Return, for each block, what it adds to the weights of pairs or to N times the gradient, to returns and steps."""
+    parts, arena = [], Arena()
+    for entropy, spawn_key, n in seeds:
+        arena.clear()
+        paths = draw_block(walk, entropy, spawn_key, n, group_size, arena)
+        if is_fast(estimator, mdp):
+            part, returned = pair_weights(paths, meaning, estimator, mdp.gamma)
+        else:
+            block = trajectories([paths], meaning, walk.horizon, 0, group_size)
+            part = paths.n * estimator.gradient(block, mdp, policy, theta)
+            returned = returns(block.rewards, mdp.gamma).sum()
+        n_transitions = sum(np.count_nonzero(slots < meaning.first_finished) for slots in paths.slots)
+        parts.append((part, returned, n_transitions))
+    return parts
+
+
+def refuse_whole_batch(estimator):
+    """Refuse an estimator that looks at the whole batch, or a record that might."""
+    if not isinstance(estimator, Estimator):
+        raise TypeError(f"estimator={estimator!r} is no Estimator; pass one, such as algorithms.reinforce()")
+    of = estimator.advantage.of if isinstance(estimator.advantage, PerComponent) else estimator.advantage
+    slots = [("advantage", of), ("ratio", estimator.ratio), ("normaliser", estimator.normaliser)]
+    slots += [("penalty", penalty) for penalty in estimator.penalty]
+    for name, record in slots:
+        if type(record) not in BY_GROUPS[name] or getattr(record, "over_batch", False):
+            raise ValueError(
+                f"{name}={record!r} may look at the whole batch, which is never there at once; use sample and "
+                f"estimator.gradient, or one of {', '.join(choice.__name__ for choice in BY_GROUPS[name])}"
+            )

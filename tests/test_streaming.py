@@ -1,0 +1,281 @@
+"""Gradients of trajectories that are not kept, of batches still packed, and of batches written out: all the same."""
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import pickle
+import signal
+import tracemalloc
+
+import numpy as np
+import pytest
+from tolerances import assert_exact
+
+from reinforce_np import (
+    GAE,
+    BatchStandardised,
+    Constant,
+    Estimator,
+    FiniteMDP,
+    GroupStandardised,
+    InSampleOptimal,
+    KLPenalty,
+    LinearSoftmax,
+    PerComponent,
+    PerLength,
+    PerToken,
+    RewardToGo,
+    SelfNormalisedRatio,
+    TabularSoftmax,
+    TotalReturn,
+    TrajectoryRatio,
+    algorithms,
+    examples,
+    parallel,
+    returns,
+    sample,
+    stream_gradient,
+)
+from reinforce_np.estimators.packed import packed_weights
+from reinforce_np.sampling import draw, tables
+from reinforce_np.trajectories import FIELDS, WIDE, concatenate
+
+REFEREE = examples.referee()
+POLICY = TabularSoftmax(3, 3)
+THETA = np.array([0.3, -0.5, 1.0, 0.0, 0.7, -1.2, -0.4, 0.2, 0.9])
+PROBLEM = REFEREE, POLICY, THETA
+LAKE = examples.frozen_lake(map="4x4", horizon=30, gamma=0.9)  # pays only at the end, mostly nothing
+WALKER = TabularSoftmax(16, 4)
+BY_STATE, BY_TIME = np.array([0.5, -1.0, 2.0]), np.sin(np.arange(15)).reshape(5, 3)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 8 trajectories, so that a hundred make thirteen."""
+    monkeypatch.setattr(draw, "MAX_BLOCK", 8)
+
+
+def written_out(batch):
+    """The same record, with nothing left to unpack."""
+    return batch.take(slice(None))
+
+
+# --- batches that are still packed
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("options", [{}, {"discounted_score": False}, {"normaliser": Constant(7)}])
+@pytest.mark.parametrize("baseline", [0.0, 0.3, BY_STATE, BY_TIME], ids=["none", "number", "by state", "by time"])
+def test_packed_weights_are_the_weights_of_every_step_added_up(monkeypatch, small_blocks, joint, options, baseline):
+    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if joint else 0)
+    mdp, estimator = REFEREE.replace(), Estimator(RewardToGo(baseline), **options)
+    batch = sample(mdp, POLICY, THETA, 100, rng=2)
+    w = estimator.weights(written_out(batch), mdp, POLICY, THETA)
+    expected = np.zeros((3, 3))
+    for n in range(100):
+        for t in range(batch.lengths[n]):
+            expected[batch.states[n, t], batch.actions[n, t]] += w[n, t]
+    assert_exact(packed_weights(estimator, batch, mdp), expected)
+    assert_exact(estimator.gradient(batch, mdp, POLICY, THETA), POLICY.contract(THETA, expected))
+
+
+@pytest.mark.parametrize(
+    "mdp",
+    [LAKE, LAKE.replace(reward=LAKE.reward - 0.01 * ~LAKE.terminated), LAKE.replace(horizon=None), LAKE.replace(horizon=0)],
+    ids=["paid at the end", "paid at every step", "without horizon", "without steps"],
+)  # fmt: skip
+def test_trajectories_that_are_never_paid_may_be_left_out_where_payment_comes_last(mdp):
+    problem = mdp, WALKER, np.sin(np.arange(64))
+    batch = sample(*problem, 2000, rng=0)
+    assert (batch.packed.meaning.paid is None) == np.any(mdp.reward[~mdp.terminated])
+    for baseline in (0.0, 0.01):
+        estimator = Estimator(RewardToGo(baseline))
+        w = estimator.weights(written_out(batch), *problem)
+        expected = np.bincount((batch.states * 4 + batch.actions).ravel(), w.ravel(), minlength=64).reshape(16, 4)
+        assert_exact(packed_weights(estimator, batch, mdp), expected)
+        assert_exact(estimator.gradient(batch, *problem), WALKER.contract(problem[2], expected))
+
+
+def test_both_ends_of_an_episode_may_pay_or_not_in_the_same_state():
+    """Termination into one state with a reward, and into the same state without."""
+    mdp = FiniteMDP([[[0.5, 0.3, 0.2]]] * 2, [[[0, 0, 1]]] * 2, [[[0.0, 2.0, 0.0]]] * 2, [[[True, True, False]]] * 2,
+                    initial=[1.0, 0.0], gamma=0.5, horizon=4)  # fmt: skip
+    policy = TabularSoftmax(2, 1)
+    batch = sample(mdp, policy, np.zeros(2), 3000, rng=0)
+    assert 0.3 < returns(batch.rewards, 1.0).mean() / 2 < 0.5
+    w = Estimator(RewardToGo()).weights(written_out(batch), mdp, policy, np.zeros(2))
+    expected = np.bincount(batch.states.ravel(), w.ravel(), minlength=2)[:, None]
+    assert_exact(packed_weights(Estimator(RewardToGo()), batch, mdp), expected)
+    assert set(batch.final_states) == {0, 1}
+
+
+@pytest.mark.parametrize("estimator", [
+    Estimator(TotalReturn()), Estimator(RewardToGo(), ratio=TrajectoryRatio()), Estimator(RewardToGo(), normaliser=PerLength()),
+    Estimator(RewardToGo(), penalty=KLPenalty(np.zeros(9), 0.1)), Estimator(RewardToGo(np.zeros(4))), Estimator(RewardToGo(BY_TIME[:3])),
+])  # fmt: skip
+def test_other_estimators_need_the_steps(estimator):
+    assert packed_weights(estimator, sample(*PROBLEM, 5, rng=0), REFEREE) is None
+
+
+def test_other_batches_need_the_steps():
+    batch, estimator = sample(*PROBLEM, 5, rng=0), Estimator(RewardToGo())
+    assert packed_weights(estimator, batch, REFEREE) is not None
+    for other in (written_out(batch), sample(*PROBLEM, 0, rng=0), [1, 2]):
+        assert packed_weights(estimator, other, REFEREE) is None
+    assert packed_weights(estimator, batch, LAKE) is None
+    with pytest.raises(ValueError, match=r"states\[.*is out of range"):
+        estimator.gradient(batch, examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+
+
+def test_a_packed_batch_is_a_record_like_any_other(small_blocks):
+    batch, again = sample(*PROBLEM, 20, rng=1), sample(*PROBLEM, 20, rng=1)
+    assert (len(batch), batch.n_steps, repr(batch)) == (20, 4, "Trajectories(n=20, n_steps=4)")
+    assert not set(WIDE) & set(vars(batch))
+    assert "states" in vars(pickle.loads(pickle.dumps(written_out(batch))))
+    copies = [pickle.loads(pickle.dumps(batch)), dataclasses.replace(batch), concatenate([batch]), written_out(batch)]
+    for copy in copies:
+        for name in FIELDS:
+            assert np.array_equal(getattr(copy, name), getattr(again, name))
+    assert batch.states is batch.states
+    with pytest.raises(ValueError, match="read-only"):
+        batch.rewards[0, 0] = 1.0
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        batch.colour
+
+
+# --- streams
+
+ESTIMATORS = {
+    "reward-to-go": Estimator(RewardToGo()),
+    "constant, baseline": Estimator(RewardToGo(BY_TIME), normaliser=Constant(3), discounted_score=False),
+    "total return": Estimator(TotalReturn(0.2), normaliser=PerLength()),
+    "leave one out": algorithms.rloo(),
+    "GRPO": algorithms.grpo(),
+    "GAE, penalty": Estimator(GAE(BY_STATE, 0.9), penalty=KLPenalty(np.zeros(9), 0.1, kind="full", place="loss")),
+    "per component": Estimator(PerComponent(TotalReturn(), np.arange(9.0))),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_a_stream_is_the_batch(small_blocks, name):
+    estimator = ESTIMATORS[name]
+    batch = sample(*PROBLEM, 100, group_size=4, rng=5)
+    streamed = stream_gradient(estimator, *PROBLEM, 100, group_size=4, rng=5)
+    assert_exact(streamed.gradient, estimator.gradient(written_out(batch), *PROBLEM), scale=1.0)
+    assert_exact(streamed.mean_return, returns(batch.rewards, 0.9).mean())
+    assert (streamed.n, streamed.n_transitions) == (100, batch.lengths.sum())
+
+
+def test_a_stream_of_another_policy(small_blocks):
+    estimator = Estimator(RewardToGo(), ratio=TrajectoryRatio())
+    batch = sample(*PROBLEM, 50, behaviour=-THETA, rng=5)
+    streamed = stream_gradient(estimator, *PROBLEM, 50, behaviour=-THETA, rng=5)
+    assert_exact(streamed.gradient, estimator.gradient(batch, *PROBLEM), scale=1.0)
+    features = np.random.default_rng(0).normal(size=(3, 3, 2))
+    linear = REFEREE.replace(horizon=None), LinearSoftmax(features), np.array([0.5, -1.0])
+    estimator = Estimator(RewardToGo())
+    assert_exact(
+        stream_gradient(estimator, *linear, 50, rng=5).gradient,
+        estimator.gradient(written_out(sample(*linear, 50, rng=5)), *linear),
+        scale=1.0,
+    )
+
+
+def test_memory_does_not_grow_with_the_number_of_trajectories(monkeypatch):
+    monkeypatch.setattr(draw, "MAX_BLOCK", 1024)
+    problem = LAKE, WALKER, np.zeros(64)
+    stream_gradient(Estimator(RewardToGo()), *problem, 1024, rng=0)
+    peaks = []
+    for n in (2048, 32768):
+        tracemalloc.start()
+        stream_gradient(Estimator(RewardToGo()), *problem, n, rng=0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.1 * peaks[0] + 20_000  # a seed for each block
+
+
+@pytest.mark.parametrize(("change", "slot"), [
+    ({"normaliser": PerToken()}, "normaliser"),
+    ({"ratio": SelfNormalisedRatio()}, "ratio"),
+    ({"advantage": BatchStandardised(RewardToGo(), ddof=1, eps=1e-8)}, "advantage"),
+    ({"advantage": GroupStandardised(ddof=1, eps=1e-8, over_batch=True)}, "advantage"),
+    ({"advantage": InSampleOptimal()}, "advantage"),
+    ({"advantage": PerComponent(InSampleOptimal(), np.zeros(9))}, "advantage"),
+    ({"advantage": type("Mine", (RewardToGo,), {})()}, "advantage"),
+])  # fmt: skip
+def test_what_looks_at_the_whole_batch_is_refused_by_name(change, slot):
+    estimator = Estimator(**({"advantage": RewardToGo()} | change))
+    with pytest.raises(
+        ValueError, match=rf"^{slot}=.* may look at the whole batch.* use sample and estimator.gradient"
+    ):
+        stream_gradient(estimator, *PROBLEM, 10, rng=0)
+
+
+def test_refusals():
+    estimator = Estimator(RewardToGo())
+    with pytest.raises(TypeError, match=r"estimator=.* is no Estimator"):
+        stream_gradient(lambda *a: 0, *PROBLEM, 10)
+    with pytest.raises(ValueError, match="n=0 is out of range; an estimate needs at least one trajectory"):
+        stream_gradient(estimator, *PROBLEM, 0)
+    with pytest.raises(ValueError, match="n=5 is not a multiple of group_size=2"):
+        stream_gradient(estimator, *PROBLEM, 5, group_size=2)
+    with pytest.raises(TypeError, match="has no submit"):
+        stream_gradient(estimator, *PROBLEM, 5, executor=3)
+    with pytest.raises(ValueError, match="theta has shape"):
+        stream_gradient(estimator, REFEREE, POLICY, THETA[:8], 5)
+    huge = Estimator(RewardToGo(-1e308))
+    with pytest.raises(ValueError, match=r"the gradient overflows: .* too large for float64"):
+        stream_gradient(huge, *PROBLEM, 100, rng=0)
+    batch = sample(*PROBLEM, 100, rng=0)
+    assert packed_weights(huge, batch, REFEREE) is None  # and the mean, which is finite, comes from the steps
+    assert_exact(huge.gradient(batch, *PROBLEM), huge.gradient(written_out(batch), *PROBLEM))
+
+
+# --- executors
+
+
+def fields(streamed):
+    return streamed.gradient.tolist(), streamed.mean_return, streamed.n, streamed.n_transitions
+
+
+def run(executor=None, estimator=ESTIMATORS["reward-to-go"], n=200):
+    return fields(stream_gradient(estimator, *PROBLEM, n, executor=executor, rng=3))
+
+
+def test_threads_change_nothing(small_blocks):
+    with concurrent.futures.ThreadPoolExecutor(3) as executor:
+        for name in ("reward-to-go", "GAE, penalty"):
+            assert run(executor, ESTIMATORS[name]) == run(None, ESTIMATORS[name])
+
+
+class Killing:
+    """A process pool that loses a worker when it is given its fifth job."""
+
+    def __init__(self, pool):
+        self.pool, self.jobs = pool, 0
+
+    def submit(self, function, *arguments):
+        self.jobs += 1
+        if self.jobs == 5:
+            os.kill(next(iter(self.pool._processes)), signal.SIGKILL)
+        return self.pool.submit(function, *arguments)
+
+
+def test_processes_change_nothing_and_neither_does_the_loss_of_one(monkeypatch):
+    """Two pools of one context, to pay for the start of processes once."""
+    batch = sample(*PROBLEM, 100_000, rng=3)
+    expected = run(n=400_000)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert run(pool, n=400_000) == expected
+        drawn = sample(*PROBLEM, 100_000, executor=pool, rng=3)
+        assert all(np.array_equal(getattr(drawn, name), getattr(batch, name)) for name in FIELDS)
+        with pytest.warns(RuntimeWarning, match="a worker was lost .* this process does its work"):
+            assert run(Killing(pool), n=400_000) == expected
+        with pytest.warns(RuntimeWarning, match="a worker was lost"):
+            assert run(pool, n=400_000) == expected  # a broken pool stays broken
+
+
+def test_errors_of_a_job_are_not_mistaken_for_a_lost_worker():
+    with concurrent.futures.ThreadPoolExecutor(1) as executor, pytest.raises(ZeroDivisionError):
+        list(parallel.in_order(divmod, [(1, 1), (1, 0)], executor))
