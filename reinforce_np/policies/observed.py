@@ -19,6 +19,7 @@ What a policy for observations has:
 """
 
 import dataclasses
+import functools
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -158,7 +159,7 @@ class VisitedSoftmax(SoftmaxPolicy):
         """Return the policy over some of the observations."""
         return dataclasses.replace(self, features=self.features[steps])
 
-    def contract(self, theta, weights):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
 
         Parameters
@@ -167,12 +168,14 @@ class VisitedSoftmax(SoftmaxPolicy):
             Parameters, real or complex.
         weights : array (..., S, A)
             Weight on each score; leading axes broadcast against those of `theta`.
+        probabilities : array (..., S, A), optional
+            π_θ where it is at hand already.
 
         Returns
         -------
         array (..., D)
         """
-        return contract_rows(self, super().contract, theta, weights)
+        return contract_rows(self, functools.partial(super().contract, probabilities=probabilities), theta, weights)
 
     def linear_logits(self, theta):
         """z(s, a; θ) = Σ_f φ(s)_f θ[f·A + a], shape (..., S, A)."""
