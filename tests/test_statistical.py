@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tolerances import assert_exact
 
+from benchmarks import bench_promises
 from reinforce_np import (
     Discounted,
     EntropyBonus,
@@ -24,6 +26,7 @@ from reinforce_np import (
     algorithms,
     concatenate,
     confirm,
+    confirm_on_panel,
     confirm_stream,
     enumerate_trajectories,
     examples,
@@ -37,6 +40,8 @@ from reinforce_np.checks.laws import law_of
 from reinforce_np.checks.processes import SCALES, e_process_of
 from reinforce_np.checks.runs import RunTest
 from reinforce_np.estimators import rewards_to_go
+from reinforce_np.referee.catalogue import CATALOGUE
+from reinforce_np.referee.panel import PANEL
 
 MDP, POLICY = examples.referee(horizon=3), TabularSoftmax(3, 3)
 THETA = np.array([0.3, -0.5, 1.0, 0.0, 0.7, -1.2, -0.4, 0.2, 0.9])
@@ -496,3 +501,49 @@ def test_a_watch_of_groups():
     batch = concatenate([draw(4000, 0, GROUPS)])
     assert watch.update(batch)
     assert not wrong.update(batch)
+
+
+# --- the panel, and what is promised
+
+
+PANEL_OF = {problem.name: problem for problem in PANEL}
+
+
+@pytest.mark.parametrize(
+    "name", ["gamma_t_dropped", "ratio_forgotten", "group_of_one_set_to_zero", "leave_one_out", "all_actions"]
+)
+def test_the_catalogue_by_monte_carlo(name):
+    specimen = next(specimen for specimen in CATALOGUE if specimen.name == name)
+    found = confirm_on_panel(
+        specimen.function, n=3000, objective=specimen.objective, off_policy="behaviour" in specimen.needs,
+        exchangeable=specimen.exchangeable, problems=[PANEL_OF[specimen.on]], rng=0,
+    )  # fmt: skip
+    assert found.rejected == (specimen.verdict == "biased")
+    assert bool(found) != found.rejected
+    assert specimen.on in str(found)
+
+
+def test_the_panel_shares_alpha_and_says_what_is_not_applicable():
+    found = confirm_on_panel(algorithms.rloo(), n=300, group_size=2, alpha=1e-4, rng=0)
+    assert found
+    assert [row.confirmation.alpha for row in found.judged] == [1e-4 / 8] * 8
+    assert "its data are of another policy" in str(found)
+    unknown = confirm_on_panel(MINE, n=20, problems=[PROBLEM], limit=10, rng=0)
+    assert not unknown.judged
+    assert "nothing is known" in str(unknown)
+    assert confirm_on_panel(MINE, n=20, problems=[PROBLEM], limit=10, like=lambda problem: REINFORCE, rng=0).judged
+    with pytest.raises(ValueError, match="none of them is applicable"):
+        confirm_on_panel(REINFORCE, problems=[ELSEWHERE])
+    with pytest.raises(ValueError, match="compares the members of a group") as caught:
+        confirm_on_panel(algorithms.rloo(), n=20, problems=[PROBLEM])
+    assert "of the panel" in caught.value.__notes__[0]
+
+
+def test_the_promises_in_the_readme_are_those_of_the_benchmark():
+    """A ten-thousandth of two of its parts: they run, and README names their rows."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = bench_promises.monte_carlo(10_000) + bench_promises.optional_stopping(10_000)
+    for what, runs, errors, *_, promised in rows:
+        assert what in readme, what
+        assert runs >= 20
+        assert errors == 0 or promised.startswith(">")

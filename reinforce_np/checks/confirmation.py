@@ -415,7 +415,7 @@ def confirm_law(law, estimator, problem, n, *, sampler=None, call=None, alpha=AL
     test = RunTest(law, n, alpha, others=0 if facts is None else facts.n_tests)
     sums = np.zeros((2, *law.means.shape))
     for batches in batches_drawn(problem, n, executor=executor, rng=rng) if facts is None else facts.calls():
-        X = estimates_of(estimator, batches, problem)[:, law.components]
+        X = estimates_of(estimator, batches, problem, repeatable=law.values is not None)[:, law.components]
         sums += test.terms(X).sum(axis=0)
         if facts is not None:
             facts.add(batches, X)

@@ -182,15 +182,15 @@ class SamplerFacts:
 
     def judged(self):
         """Return what was found out, in causal order."""
-        found = (
+        found = [
             self._possible(),
             self._starts(),
             self._actions(),
             self._outcomes(),
             *self._means(),
             self._independence(),
-        )
-        return tuple(Fact(*fact, rejected=fact[1] < -self.log_odds) for fact in found)
+        ]
+        return tuple(Fact(name, p, text, rejected=p < -self.log_odds) for name, p, text in found)
 
     def _pairs(self):
         """Yield the size of every call, with that of the call it is compared with, or 0."""
@@ -317,8 +317,8 @@ def outcome_classes(mdp):
     same &= (mdp.probability > 0)[..., None, :]
     first = np.where(same.any(axis=-1), same.argmax(axis=-1), np.arange(mdp.n_outcomes))
     p = np.zeros_like(mdp.probability)
-    s, a = np.indices(first.shape[:2])
-    np.add.at(p, (s[..., None], a[..., None], first), mdp.probability)
+    s, a = np.arange(mdp.n_states)[:, None, None], np.arange(mdp.n_actions)[:, None]
+    np.add.at(p, (s, a, first), mdp.probability)
     return first, p
 
 

@@ -299,7 +299,8 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
     except arguments.TooLargeError:
         return None
     rows = max(AT_ONCE // batch_size(problem), 1)
-    estimates, weights = [], []
+    estimates: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     for members, weight in listing.batches(starts, p, initial[initial > 0], rows=rows, **shape):
         if not ours and not estimates:
             again = trajectories.take(members[:1].ravel())

@@ -71,7 +71,8 @@ class Watch:
             raise TypeError(f"trajectories={trajectories!r} are no Trajectories; pass what sample returns")
         if len(trajectories) % size:
             raise ValueError(f"{len(trajectories)} trajectories are no whole batches of {size}")
-        estimates = estimates_of(self._estimator, trajectories, self._problem)
+        known = self._law.values is not None
+        estimates = estimates_of(self._estimator, trajectories, self._problem, repeatable=known)
         statistics = self._law.statistics(estimates[:, self.components])
         rows = max(NUMBERS // self._sums.size, 1)
         for first in range(0, len(statistics), rows):
