@@ -40,7 +40,6 @@ from reinforce_np import (
 from reinforce_np.arguments import TooLargeError
 from reinforce_np.checks.confirmation import ALPHA, confirm_law
 from reinforce_np.checks.laws import law_of
-from reinforce_np.checks.processes import e_process_of
 from reinforce_np.checks.runs import RunTest
 from reinforce_np.exact.callables import bound
 from reinforce_np.referee.catalogue import CATALOGUE
@@ -227,7 +226,7 @@ def optional_stopping(few):
 def ever_rejected(name, alphas, streams, rng):
     """Return how many streams ever reach 1/alpha, with and without known values; they grow by a tenth from look to look."""
     law, values, p = listed(name, (1, 4))
-    processes = [e_process_of(law), e_process_of(dataclasses.replace(law, values=None))]
+    processes = [law.process, dataclasses.replace(law, values=None).process]
     terms = np.stack([process.terms(law.statistics(values)) for process in processes], axis=1)
     reached = np.zeros((2, len(alphas)), dtype=int)
     for first in range(0, streams, AT_ONCE):

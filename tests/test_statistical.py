@@ -35,9 +35,9 @@ from reinforce_np import (
     smallest_detectable_bias,
     trajectories_needed,
 )
-from reinforce_np.checks import counts, facts
+from reinforce_np.checks import counts, facts, independence
 from reinforce_np.checks.laws import law_of
-from reinforce_np.checks.processes import SCALES, e_process_of
+from reinforce_np.checks.processes import SCALES
 from reinforce_np.checks.runs import RunTest
 from reinforce_np.estimators import rewards_to_go
 from reinforce_np.referee.catalogue import CATALOGUE
@@ -68,29 +68,38 @@ MINE, SIGN = as_function(REINFORCE), as_function(REINFORCE, -1.0)
 # --- any function
 
 
-@pytest.mark.parametrize(("estimator", "problem", "n"), [
-    (REINFORCE, PROBLEM, FEW), (algorithms.rloo(), GROUPS, FEW), (Estimator(RewardToGo(), ratio=PerDecisionRatio()), ELSEWHERE, 2 * FEW),
-], ids=["one", "groups", "elsewhere"])  # fmt: skip
-@pytest.mark.parametrize("knowledge", ["listed", "like", "variance", "bound"])
-def test_functions_are_judged_by_whatever_is_known(estimator, problem, n, knowledge):
-    exact = moments(estimator, problem)
-    options = {
-        "listed": {"exchangeable": True},
-        "like": {"like": estimator, **NOT_LISTED},
-        "variance": {"variance": exact.second_moment, **NOT_LISTED},
-        "bound": {"bound": 40.0, **NOT_LISTED},
-    }[knowledge]
+ELSEWHERE_ESTIMATOR = Estimator(RewardToGo(), ratio=PerDecisionRatio())
+KNOWN = {  # what is known, and where the law then comes from
+    "listed": ({"exchangeable": True}, "enumeration"),
+    "like": (NOT_LISTED, "recursion"),
+    "variance": (NOT_LISTED, "variance, as stated"),
+    "bound": ({"bound": 40.0, **NOT_LISTED}, "bound, as stated"),
+}
+
+
+@pytest.mark.parametrize(("knowledge", "estimator", "problem"), [
+    ("listed", REINFORCE, PROBLEM), ("like", REINFORCE, PROBLEM), ("variance", REINFORCE, PROBLEM), ("bound", REINFORCE, PROBLEM),
+    ("listed", algorithms.rloo(), GROUPS.replace(prompts=1)), ("like", algorithms.rloo(), GROUPS), ("variance", algorithms.rloo(), GROUPS),
+    ("listed", ELSEWHERE_ESTIMATOR, ELSEWHERE), ("like", ELSEWHERE_ESTIMATOR, ELSEWHERE),
+])  # fmt: skip
+def test_functions_are_judged_by_whatever_is_known(knowledge, estimator, problem):
+    options, source = KNOWN[knowledge]
     if knowledge == "listed":
-        problem = problem.replace(mdp=MDP.replace(horizon=2 if problem is not GROUPS else 1))
+        problem = problem.replace(mdp=MDP.replace(horizon=2 if problem.group_size == 1 else 1))
+    options = options | {
+        "like": {"like": estimator},
+        "variance": {"variance": moments(estimator, problem).second_moment},
+    }.get(knowledge, {})
+    n = 2 * FEW if problem.behaviour is not None else FEW
     right = confirm(as_function(estimator), problem, n=n, rng=0, **options)
     assert right.guaranteed
     assert right
+    assert right.source == source
     if knowledge != "bound":  # which allows for 20 times the scatter there is
         wrong = confirm(as_function(estimator, -1.0), problem, n=n, rng=0, **options)
         assert wrong.rejected
-        assert f"over {n} {'batches of 2 x 2 ' if problem.group_size > 1 else ''}trajectories" in str(wrong)
-    expected = {"listed": "enumeration", "variance": "variance, as stated", "bound": "bound, as stated"}
-    assert right.source == expected.get(knowledge, "recursion")
+        size = f"batches of {problem.prompts} x {problem.group_size} " if problem.group_size > 1 else ""
+        assert f"over {n} {size}trajectories" in str(wrong)
 
 
 def test_a_function_may_depend_on_the_order_of_its_batch():
@@ -180,10 +189,10 @@ def test_functions_in_float32():
     """Rounding relative to 1e-7 is no evidence, though a component never varies; a missing hundredth is."""
     bandit = Problem(examples.bandit(means=[-0.3, 0.7]), POLICIES[2], np.log([0.3, 0.7]))
     single = as_function(REINFORCE, dtype=np.float32)
-    assert confirm(single, bandit, n=FEW, like=REINFORCE, rng=0)
-    assert not confirm(as_function(REINFORCE, 0.99, np.float32), bandit, n=FEW, like=REINFORCE, rng=0)
-    assert confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=FEW, like=REINFORCE, precision=np.float32, rng=0)
-    assert not confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=FEW, like=REINFORCE, rng=0)
+    assert confirm(single, bandit, n=100, like=REINFORCE, rng=0)
+    assert not confirm(as_function(REINFORCE, 0.99, np.float32), bandit, n=100, like=REINFORCE, rng=0)
+    assert confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=100, like=REINFORCE, precision=np.float32, rng=0)
+    assert not confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=100, like=REINFORCE, rng=0)
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [
@@ -359,14 +368,17 @@ def test_products_of_independent_batches_have_their_exact_moments():
     z = z - p @ z
     sequences = np.array(list(itertools.product(range(3), repeat=4)))
     weight = p[sequences].prod(axis=1)
-    for name in facts._set_names():
-        products = np.array([facts._products(name, z[row][:, None], z[row[::-1]][:, None])[:, 0] for row in sequences])
+    for name in independence.SETS:
+        products = np.array(
+            [independence.products(name, z[row][:, None], z[row[::-1]][:, None])[:, 0] for row in sequences]
+        )
+        assert products.shape[1] == independence.n_sets(name, 4, 4)
         if not products.shape[1]:
             continue  # sets of more than four
         if name != "two calls, place by place":  # here not independent
             np.testing.assert_allclose(weight @ products, 0.0, atol=1e-14)
             np.testing.assert_allclose(weight @ products**2, (p @ z**2) ** 2, rtol=1e-12)
-    same = facts._products("a whole call", np.ones((5, 1)), None)
+    same = independence.products("a whole call", np.ones((5, 1)))
     assert_exact(same, [[math.sqrt(10)]])
 
 
@@ -427,7 +439,7 @@ def test_half_the_variance_has_more_false_alarms_than_alpha():
 def test_factors_of_the_e_process_are_expected_to_be_one(name, kind):
     """Exactly so with the cumulant; at most so with the variance; more than so with half of it (the negative control)."""
     law, values, p = LAWS[name]
-    process = e_process_of(law if kind == "cumulant" else dataclasses.replace(law, values=None))
+    process = (law if kind == "cumulant" else dataclasses.replace(law, values=None)).process
     terms = process.terms(law.statistics(values))
     for sign, cost in ((1.0, process.costs[0]), (-1.0, process.costs[1])):
         largest = (sign * terms).max(axis=0)
@@ -441,7 +453,7 @@ def test_factors_of_the_e_process_are_expected_to_be_one(name, kind):
 
 def ever_rejected(law, values, p, looks=50, each=20, seed=0):
     """The share of streams in which the e-process ever reaches 1/ALPHA_EVER at one of its looks."""
-    process, rng = e_process_of(law), np.random.default_rng(seed)
+    process, rng = law.process, np.random.default_rng(seed)
     terms = process.terms(law.statistics(values))
     sums, reached = np.zeros((STREAMS, *process.scales.shape)), np.zeros(STREAMS, dtype=bool)
     for look in range(1, looks + 1):

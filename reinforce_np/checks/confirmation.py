@@ -241,7 +241,7 @@ def confirm(
     ...     weights = np.zeros((1, 2))
     ...     np.add.at(weights, (0, trajectories.actions[:, 0]), returns - returns.mean())
     ...     return policy.contract(theta, weights) / len(trajectories)
-    >>> confirm(mine, mdp, policy, theta, 10_000, group_size=8, like=algorithms.rloo(), limit=100, rng=0).rejected
+    >>> confirm(mine, mdp, policy, theta, 2000, group_size=8, like=algorithms.rloo(), limit=100, rng=0).rejected
     True
     """
     problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
