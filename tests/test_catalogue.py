@@ -150,7 +150,7 @@ def test_other_objectives_and_plain_factors():
     assert "exactly the gradient of Undiscounted" in cause(returns.undiscounted_returns, ALONE)
     assert "exactly the gradient of Discounted" in cause(accused.gamma_t_on_the_return, ALONE, objective=Undiscounted())
     late = lambda t, theta: parts.average(parts.scores(t, theta, ALONE), parts.rewards_to_go(t, 1.0) - parts.rewards(t))  # noqa: E731
-    assert "present_reward_dropped" in cause(late, ALONE, objective=Undiscounted())
+    assert "exactly that of present_reward_dropped" in cause(late, ALONE, objective=Undiscounted())
     assert "exactly that of wrong_sign" in cause(lambda t, theta: -parts.reinforce(t, theta, ALONE), ALONE)
     assert "times the number of steps" in cause(lambda t, theta: 2 * parts.reinforce(t, theta, ALONE), ALONE)
     assert "in_sample_mean" in cause(baselines.in_sample_mean, PAIR)
