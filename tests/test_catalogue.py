@@ -70,7 +70,7 @@ def test_what_is_declared_exchangeable_is():
     for problem in (PROBLEMS[name] for name in ("two prompts", "three prompts", "fours", "other data, pairs")):
         shape = (problem.prompts, problem.group_size)
         batches = []
-        for _ in range(12):
+        for _ in range(8):
             starts = rng.choice(problem.mdp.n_states, problem.prompts, p=problem.mdp.initial)
             groups = [
                 sample(problem.mdp.replace(initial=np.eye(problem.mdp.n_states)[s]), problem.policy, problem.theta,

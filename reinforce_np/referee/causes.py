@@ -1,5 +1,6 @@
 """The likely cause of a bias: which mistake of the catalogue has the same mean on the same problem."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -91,7 +92,7 @@ def _matches(verdict, problem):
         if not (specimen.guilty and specimen.applies_to(problem) and _meant_for(specimen, verdict.objective, problem)):
             continue
         try:
-            theirs = moments(specimen.function, problem, exchangeable=specimen.exchangeable, limit=LIMIT)
+            theirs = _moments_of(specimen, problem)
         except (arguments.TooLargeError, ValueError, IndexError):  # too much to list, or not made for such a model
             continue
         size = np.sqrt(theirs.second_moment) + theirs.scale
@@ -103,6 +104,12 @@ def _matches(verdict, problem):
         elif compared.kind == "proportional" and verdict.kind == "biased":
             scaled.append((compared.factor, specimen))
     return same_variance or exact, scaled
+
+
+@functools.lru_cache(maxsize=1024)
+def _moments_of(specimen, problem):
+    """Return the exact moments of an entry; a test suite that fails asks for them again and again."""
+    return moments(specimen.function, problem, exchangeable=specimen.exchangeable, limit=LIMIT)
 
 
 def _meant_for(specimen, objective, problem):
