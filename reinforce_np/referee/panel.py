@@ -297,7 +297,7 @@ def judge_on_panel(
     judged = parallel.in_order(_judged, jobs, executor)
     elsewhere = "its data are of another policy (off_policy=False)"
     rows = tuple(
-        next(judged) if problem.behaviour is None or off_policy else PanelRow(problem, None, elsewhere)
+        PanelRow(problem, *(next(judged) if problem.behaviour is None or off_policy else (None, elsewhere)))
         for problem in problems
     )
     kind, factor, reason = _overall(rows)
@@ -305,11 +305,11 @@ def judge_on_panel(
 
 
 def _judged(estimator, problem, objective, exchangeable):
-    """Judge on one problem, in whatever process."""
+    """Return the verdict on one problem, or None and why not, in whatever process."""
     try:
-        return PanelRow(problem, judge(estimator, problem, objective=objective, exchangeable=exchangeable, limit=LIMIT))
+        return judge(estimator, problem, objective=objective, exchangeable=exchangeable, limit=LIMIT), ""
     except arguments.TooLargeError:
-        return PanelRow(problem, None, f"too many batches of {problem.prompts} x {problem.group_size} to list")
+        return None, f"too many batches of {problem.prompts} x {problem.group_size} to list"
     except Exception as error:
         error.add_note(
             f"on the problem {problem.name!r} of the panel, in batches of {problem.prompts} x {problem.group_size}"
