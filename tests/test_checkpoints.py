@@ -65,18 +65,19 @@ def test_a_run_in_pieces_is_the_run(tmp_path, name):
     assert [p.name for p in tmp_path.iterdir()] == ["run.npz"]
 
 
-def test_an_interrupt_within_an_iteration_leaves_the_one_before(tmp_path):
+@pytest.mark.parametrize("at", [0, 3])
+def test_an_interrupt_within_an_iteration_leaves_the_one_before(tmp_path, at):
     calls, path = iter(range(100)), tmp_path / "run.npz"
 
     def interrupted(trajectories, theta):
-        if next(calls) == 3:
+        if next(calls) == at:
             raise KeyboardInterrupt
         return theta
 
     with pytest.raises(KeyboardInterrupt):
         run(checkpoint=Checkpoint(path, seconds=1e6), estimator=interrupted, critic=None)
-    forms = as_npz.arrays(path.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
-    assert json.loads(forms["header"].tobytes())["iteration"] == len(forms["history.kl"]) == 3
+    found = as_npz.arrays(path.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
+    assert json.loads(found["header"].tobytes())["iteration"] == len(found["history.kl"]) == at
 
 
 def test_an_interrupted_run_goes_on(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +51,17 @@ def test_it_learns_and_says_so(capsys):
     assert len(found["exact_path"]) == 11 and min(found["history"]["noise"]) > 0
     for word in ("signal/noise", "J exact", "J, exact gradient", "reinforce-baseline, Adam with rate 0.1"):
         assert word in out
+
+
+def test_the_run_of_the_readme_is_the_real_one(capsys):
+    """FrozenLake 4x4, slippery: a success probability of at least 0.70 within 100 steps, from one command."""
+    text = (pathlib.Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    words, printed = re.search(
+        r"^```console\n\$ python -m reinforce_np (train .*)\n((?:.*\n)*?)```$", text, flags=re.MULTILINE
+    ).groups()
+    code, out, err = run(capsys, *words.split())
+    assert (code, out, err) == (0, printed, "")
+    assert float(re.search(r"J = ([\d.]+), exact", out)[1]) >= 0.70
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "reinforce-total", "actor-critic", "a2c", "ppo", "rloo", "grpo", "dr-grpo", "dapo", "gspo", "reinforce++"])  # fmt: skip
@@ -203,7 +216,8 @@ def test_a_picture_is_drawn(capsys, tmp_path, monkeypatch, kind):
     if kind != "learning":  # one rendering is enough
         monkeypatch.setattr(plots, "image", lambda draw, _, path: (draw(None), b"\x89PNG")[1])
     path = tmp_path / f"{kind}.png"
-    assert run(capsys, "plot", kind, *PICTURES[kind], "--out", path) == (0, "", "")
+    code, out, err = run(capsys, "plot", kind, *PICTURES[kind], "--out", path)
+    assert (code, err) == (0, "") and out.startswith(f"{path}: ") and out.isascii()
     assert path.read_bytes().startswith(b"\x89PNG")
     (ax,) = seen
     assert len(ax.get_title(loc="left").split()) > 4 and ax.get_xlabel() and ax.get_ylabel()

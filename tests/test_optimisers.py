@@ -56,12 +56,13 @@ def test_each_rule_is_its_sum():
     n = len(GRADIENTS)
     t = np.arange(1, n + 1)
     bias = (1 - 0.8) / (1 - 0.8**t)
+    rate, rates = InverseTime(0.1, 4), 0.1 / (1 + (t - 1) / 4)
     cases = [
         (SGD(0.1), np.eye(n), np.full(n, 0.1), None),
-        (SGD(InverseTime(0.1, 4)), np.eye(n), 0.1 / (1 + (t - 1) / 4), None),
-        (Momentum(0.1, decay=0.7), powers(0.7), np.full(n, 0.1), None),
-        (RMSProp(0.1, decay=0.7, epsilon=0.25), np.eye(n), np.full(n, 0.1), root_of_mean_square(0.7, False) + 0.25),
-        (Adam(0.1, 0.8, 0.95, 0.5), powers(0.8) * bias[:, None], np.full(n, 0.1), root_of_mean_square(0.95, True) + 0.5),
+        (SGD(rate), np.eye(n), rates, None),
+        (Momentum(rate, decay=0.7), powers(0.7), rates, None),
+        (RMSProp(rate, decay=0.7, epsilon=0.25), np.eye(n), rates, root_of_mean_square(0.7, False) + 0.25),
+        (Adam(rate, 0.8, 0.95, 0.5), powers(0.8) * bias[:, None], rates, root_of_mean_square(0.95, True) + 0.5),
     ]  # fmt: skip
     for optimiser, weights, rates, scale in cases:
         expected = START + displacements(weights, rates, scale)

@@ -32,7 +32,7 @@ def masked(text):
 
 
 def test_there_are_blocks_to_test():
-    assert len(blocks("sh")) == 3
+    assert len(blocks("sh")) == 4
     assert [block.split("\n")[0] for block in blocks("text")] == [
         f"$ python -m reinforce_np {name}" for name in PRINTED
     ]
@@ -53,11 +53,23 @@ def test_the_printed_output_is_the_real_one(capsys, name):
     assert lines[:-2] == [ROUNDING.sub("#", line) for line in out.splitlines()][:-2]
 
 
+SMALLER = {  # options that take a fraction of the time; tests/test_command_line_train.py has the rest
+    "train": {None: ["--episodes", "200"]},
+    "plot": {"learning": ["--episodes", "200", "--runs", "2"], "cloud": ["--batches", "20"], "landscape": ["--steps", "5"], None: []},
+}  # fmt: skip
+
+
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_every_command_runs(words, tmp_path):
     if any(word.startswith("gymnasium:") for word in words):
         pytest.importorskip("gymnasium")
         words = [*words, "--trajectories", "2000"]  # a fraction of the time, and perhaps inconclusive
+    if words[0] in SMALLER:
+        for extra in [
+            name for name, used in (("gymnasium", "--env" in words), ("matplotlib", words[0] == "plot")) if used
+        ]:
+            pytest.importorskip(extra)
+        words = [*words, *SMALLER[words[0]].get(words[1], SMALLER[words[0]][None])]
     examples.referee().save(tmp_path / "model.json")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -28,6 +28,7 @@ from reinforce_np.training import (
     NaturalGradient,
     TemporalDifference,
     Update,
+    clouds,
     exact_fisher,
     exact_path,
     train,
@@ -158,6 +159,22 @@ def test_what_is_exact_is_exact():
         assert_exact(found.signal_to_noise[e] ** 2, moments.mean @ moments.mean / moments.total_variance)
         assert found.relative_bias[e] < 1e-12
     assert np.array_equal(found.theta[0], START)
+    averaged = run(evaluation=Evaluation(moments=True), iterations=0, update=Update(accumulate=4)).history
+    assert_exact(4 * averaged.noise, run(evaluation=Evaluation(moments=True), iterations=0).history.noise)
+
+
+def test_a_cloud_has_the_moments_of_what_is_in_it():
+    """A bandit in closed form: one pull gives r_a ψ_a with probability π_a."""
+    mdp, policy, theta = examples.bandit(means=[1.0, 3.0, 2.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -1.0])
+    found = clouds(mdp, policy, theta, {"REINFORCE": algorithms.reinforce()}, batch_size=4, batches=5, rng=0)
+    pi, each = policy.probabilities(theta)[0], np.array([[1.0], [3.0], [2.0]]) * policy.score(theta)[0]
+    mean = pi @ each
+    covariance = (each - mean).T @ (pi[:, None] * (each - mean)) / 4
+    assert_exact(found.means[0], [np.linalg.norm(mean), 0.0])
+    assert_exact(found.covariances[0], found.plane @ covariance @ found.plane.T)
+    assert_exact(found.plane @ found.plane.T, np.eye(2))
+    batch = sample(mdp, policy, theta, 4, rng=child(0, 3))
+    assert_exact(found.points[0, 3], found.plane @ algorithms.reinforce().gradient(batch, mdp, policy, theta))
 
 
 def test_the_exact_path_is_what_an_exact_estimator_does():

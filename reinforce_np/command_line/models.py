@@ -78,7 +78,7 @@ def problem(options):
     """
     mdp, remarks = _model(options)
     policy, policy_name = _policy(options, mdp)
-    return Problem(options.mdp, mdp, policy, _theta(options, policy), policy_name, options.theta, remarks)
+    return Problem(options.mdp, mdp, policy, theta_of(options, policy), policy_name, options.theta, remarks)
 
 
 def _model(options):
@@ -156,7 +156,8 @@ def _policy(options, mdp):
     return LinearSoftmax(features), f"linear softmax, features {spec}"
 
 
-def _theta(options, policy):
+def theta_of(options, policy):
+    """Return the parameters that the options name."""
     spec = options.theta
     if spec == "zeros":
         return np.zeros(policy.n_parameters)

@@ -20,6 +20,7 @@ BATCHES = 1000  # points of a cloud
 DAMPING = 0.05  # of the natural gradient, so that it stays near the others where nothing is left to learn
 RUNS = 5  # of a learning curve
 MOST_BATCHES = 100_000
+CORNERS = {"kakade_two_state": (2.0, -2.0)}  # where a landscape starts: where little is learned at first
 LARGE = 16_384  # parameters of a cloud, whose covariance is a square of them
 
 
@@ -134,7 +135,7 @@ def learning(options):
                 task.source.mdp, task.source.policy, task.optimiser, iterations=task.iterations, theta=task.theta,
                 clip_norm=task.update.clip_norm,
             )  # fmt: skip
-    return _drawn(options, lambda _: plots.learning_curves(histories, path))
+    return _drawn(options, lambda: plots.learning_curves(histories, path))
 
 
 def cloud(options):
@@ -156,7 +157,7 @@ def cloud(options):
     found = clouds(
         mdp, policy, theta, estimators, batch_size=options.batch_size, batches=options.batches, rng=options.seed
     )
-    return _drawn(options, lambda _: plots.estimate_cloud(found))
+    return _drawn(options, lambda: plots.estimate_cloud(found))
 
 
 def landscape(options):
@@ -179,12 +180,13 @@ def landscape(options):
             theta=theta, critic=critic, evaluation=Evaluation(keep_theta=True), rng=options.seed,
         )  # fmt: skip
         runs[name] = run.history.theta
-    return _drawn(options, lambda _: plots.landscape(mdp, policy, runs, names=names))
+    return _drawn(options, lambda: plots.landscape(mdp, policy, runs, names=names))
 
 
 def _two_parameters(options):
     """Return model, policy with two parameters, start, and the names of the parameters."""
-    own = CATALOGUE.get(options.mdp.replace("-", "_"))
+    name = options.mdp.replace("-", "_")
+    own = CATALOGUE.get(name)
     start = options.theta
     options.theta = "zeros" if start is None else start
     if own is not None and options.features is None and own().probability.shape[:2] == (2, 2):
@@ -195,9 +197,7 @@ def _two_parameters(options):
         policy = LinearSoftmax(features)
         names = ("log-odds of action 0 in state 0", "log-odds of action 0 in state 1")
         options.theta = start
-        theta = (
-            np.array(CORNERS.get(mdp_name(options), (0.0, 0.0))) if start is None else models._theta(options, policy)
-        )
+        theta = np.array(CORNERS.get(name, (0.0, 0.0))) if start is None else models.theta_of(options, policy)
         return mdp, policy, theta, names
     problem = models.problem(options)
     if problem.policy.n_parameters != 2:
@@ -208,14 +208,6 @@ def _two_parameters(options):
     return problem.mdp, problem.policy, problem.theta, ("θ₁", "θ₂")
 
 
-CORNERS = {"kakade_two_state": (2.0, -2.0)}
-
-
-def mdp_name(options):
-    """Return the model's name as the catalogue spells it."""
-    return options.mdp.replace("-", "_")
-
-
 def check_picture(options):
     """Refuse a file that cannot be drawn, before the work."""
     if not options.out.lower().endswith(plots.PICTURES):
@@ -224,7 +216,10 @@ def check_picture(options):
 
 
 def _drawn(options, draw):
-    data = plots.image(draw, None, options.out)
+    """Draw, write the file, and say what is seen."""
+    ax = draw()
+    data = plots.image(lambda _: ax, None, options.out)
     with replacing(options.out) as stream:
         stream.write(data)
+    print(f"{options.out}: {ax.get_title(loc='left')}".replace("\u00a0", " "))
     return 0
