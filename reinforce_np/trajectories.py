@@ -104,13 +104,20 @@ class Trajectories:
     @property
     def mask(self):
         """True at the steps that happened, shape (N, T)."""
-        return np.arange(self.n_steps) < self.lengths[:, None]
+        steps = np.arange(self.n_steps)
+        if "packed" in vars(self) or self.states.flags.f_contiguous:  # in the order of the other arrays in memory
+            return (steps[:, None] < self.lengths).T
+        return steps < self.lengths[:, None]
 
     def of_model(self, n_states, n_actions):
         """Return the record with its padding set to zero, refusing states and actions that the model does not have."""
+        if "packed" in vars(self) and self.packed.is_of(n_states, n_actions):
+            return self  # as it was drawn
         padding = ~self.mask
         for name, limit in (("states", n_states), ("actions", n_actions)):
             visited = getattr(self, name)
+            if 0 <= visited.min(initial=0) and visited.max(initial=0) < limit:
+                continue
             wrong = ~padding & ((visited < 0) | (visited >= limit))
             if wrong.any():
                 index = arguments.first_index(wrong)

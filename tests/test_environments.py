@@ -363,6 +363,57 @@ def test_rollouts_of_any_length_may_be_cut():
     assert np.all(draw.observations[t.final_states, 0] == np.where(t.truncated, 99, t.lengths - 1))
 
 
+def test_batched_rollouts_say_which_of_them_act():
+    def count_up(act, rngs):
+        lengths = np.array([rng.integers(1, 4) for rng in rngs])
+        for t in range(3):
+            alive = np.flatnonzero(lengths > t)
+            assert act(np.stack([alive, np.full(len(alive), t)], axis=1), alive).shape == alive.shape
+        return [Truncated(np.arange(n), [99.0, n]) if n == 3 else np.arange(n) for n in lengths]
+
+    policy = FeatureSoftmax(features.Polynomial([0, 0], [9, 3], order=1), 2)
+    draw = RolloutSource(count_up, policy, gamma=0.5, batched=True).draw(np.zeros(8), 20, rng=0)
+    t = draw.trajectories
+    seen = draw.observations[t.states]
+    assert np.all(seen[..., 1][t.mask] == t.rewards[t.mask]) and set(t.lengths) == {1, 2, 3}
+    assert np.all((seen[..., 0] == np.arange(20)[:, None])[t.mask])
+    assert np.array_equal(draw.observations[t.final_states, 0] == 99, t.truncated)
+
+
+def test_rollouts_of_squashed_actions():
+    def aim(act, rng):
+        (a,) = act([0.0])
+        assert 2.0 < a < 3.0
+        return a
+
+    policy = GaussianPolicy(features.Polynomial([0], [1], order=0), 1, low=[2.0], high=[3.0])
+    draw = RolloutSource(aim, policy, gamma=1.0).draw(np.zeros(2), 20, rng=0)
+    u = draw.actions[draw.trajectories.states[:, 0], 0]
+    assert_exact(draw.trajectories.rewards[:, 0], 2.5 + 0.5 * np.tanh(u))
+
+
+def test_environments_are_made_as_needed_and_closed_when_others_come():
+    class Door(Clock):
+        open = 0
+
+        def __init__(self):
+            super().__init__()
+            Door.open += 1
+
+        def close(self):
+            Door.open -= 1
+
+    source = EnvironmentSource(Door, POLICY, gamma=1.0, lanes=3)
+    counts = []
+    for n in (1, 2, 9, 9):
+        source.draw(THETA, n, rng=0)
+        counts.append(Door.open)
+    assert counts == [1, 2, 3, 3]
+    for _ in range(4):
+        SOURCES["singles"](1).draw(THETA, 1, rng=0)
+    assert Door.open == 0
+
+
 # --- refusals
 
 

@@ -150,7 +150,7 @@ def test_chunks_change_nothing(monkeypatch):
     for cells, most in ((1, 1), (9 * 7, 7)):  # one trajectory at a time, and seven
         seen.clear()
         monkeypatch.setattr(estimator_module, "CELLS", cells)
-        assert np.array_equal(whole, algorithms.reinforce().per_trajectory(*arguments))
+        assert_exact(algorithms.reinforce().per_trajectory(*arguments), whole)  # a few rows take another path
         assert max(seen) == most
         assert sum(seen) == 60
 

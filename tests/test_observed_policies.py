@@ -169,6 +169,8 @@ def test_score_is_the_complex_step_of_the_log_probability(name, monkeypatch):
     contracted = visited.contract(theta, w)
     assert_exact(contracted, np.einsum("nsa,sad->nd", w, score), scale=100.0)
     assert_exact(visited.contract(theta, w[1]), contracted[1], scale=100.0)
+    if not policy.is_density:
+        assert_exact(visited.contract(theta, w, probabilities=visited.probabilities(theta)), contracted, scale=100.0)
     monkeypatch.setattr("reinforce_np.policies.observed.FEW", 0)  # row by row
     assert_exact(visited.contract(theta, w), contracted, scale=100.0)
     assert_exact(visited.contract(np.stack([theta, theta / 2]), w[:2])[0], contracted[0], scale=100.0)

@@ -3,11 +3,13 @@
 import dataclasses
 import itertools
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from tolerances import assert_exact
 
+from benchmarks import bench_promises
 from reinforce_np import (
     Discounted,
     EntropyBonus,
@@ -24,6 +26,7 @@ from reinforce_np import (
     algorithms,
     concatenate,
     confirm,
+    confirm_on_panel,
     confirm_stream,
     enumerate_trajectories,
     examples,
@@ -32,11 +35,13 @@ from reinforce_np import (
     smallest_detectable_bias,
     trajectories_needed,
 )
-from reinforce_np.checks import counts, facts
+from reinforce_np.checks import counts, facts, independence
 from reinforce_np.checks.laws import law_of
-from reinforce_np.checks.processes import SCALES, e_process_of
+from reinforce_np.checks.processes import SCALES
 from reinforce_np.checks.runs import RunTest
 from reinforce_np.estimators import rewards_to_go
+from reinforce_np.referee.catalogue import CATALOGUE
+from reinforce_np.referee.panel import PANEL
 
 MDP, POLICY = examples.referee(horizon=3), TabularSoftmax(3, 3)
 THETA = np.array([0.3, -0.5, 1.0, 0.0, 0.7, -1.2, -0.4, 0.2, 0.9])
@@ -63,29 +68,38 @@ MINE, SIGN = as_function(REINFORCE), as_function(REINFORCE, -1.0)
 # --- any function
 
 
-@pytest.mark.parametrize(("estimator", "problem", "n"), [
-    (REINFORCE, PROBLEM, FEW), (algorithms.rloo(), GROUPS, FEW), (Estimator(RewardToGo(), ratio=PerDecisionRatio()), ELSEWHERE, 2 * FEW),
-], ids=["one", "groups", "elsewhere"])  # fmt: skip
-@pytest.mark.parametrize("knowledge", ["listed", "like", "variance", "bound"])
-def test_functions_are_judged_by_whatever_is_known(estimator, problem, n, knowledge):
-    exact = moments(estimator, problem)
-    options = {
-        "listed": {"exchangeable": True},
-        "like": {"like": estimator, **NOT_LISTED},
-        "variance": {"variance": exact.second_moment, **NOT_LISTED},
-        "bound": {"bound": 40.0, **NOT_LISTED},
-    }[knowledge]
+ELSEWHERE_ESTIMATOR = Estimator(RewardToGo(), ratio=PerDecisionRatio())
+KNOWN = {  # what is known, and where the law then comes from
+    "listed": ({"exchangeable": True}, "enumeration"),
+    "like": (NOT_LISTED, "recursion"),
+    "variance": (NOT_LISTED, "variance, as stated"),
+    "bound": ({"bound": 40.0, **NOT_LISTED}, "bound, as stated"),
+}
+
+
+@pytest.mark.parametrize(("knowledge", "estimator", "problem"), [
+    ("listed", REINFORCE, PROBLEM), ("like", REINFORCE, PROBLEM), ("variance", REINFORCE, PROBLEM), ("bound", REINFORCE, PROBLEM),
+    ("listed", algorithms.rloo(), GROUPS.replace(prompts=1)), ("like", algorithms.rloo(), GROUPS), ("variance", algorithms.rloo(), GROUPS),
+    ("listed", ELSEWHERE_ESTIMATOR, ELSEWHERE), ("like", ELSEWHERE_ESTIMATOR, ELSEWHERE),
+])  # fmt: skip
+def test_functions_are_judged_by_whatever_is_known(knowledge, estimator, problem):
+    options, source = KNOWN[knowledge]
     if knowledge == "listed":
-        problem = problem.replace(mdp=MDP.replace(horizon=2 if problem is not GROUPS else 1))
+        problem = problem.replace(mdp=MDP.replace(horizon=2 if problem.group_size == 1 else 1))
+    options = options | {
+        "like": {"like": estimator},
+        "variance": {"variance": moments(estimator, problem).second_moment},
+    }.get(knowledge, {})
+    n = 2 * FEW if problem.behaviour is not None else FEW
     right = confirm(as_function(estimator), problem, n=n, rng=0, **options)
     assert right.guaranteed
     assert right
+    assert right.source == source
     if knowledge != "bound":  # which allows for 20 times the scatter there is
         wrong = confirm(as_function(estimator, -1.0), problem, n=n, rng=0, **options)
         assert wrong.rejected
-        assert f"over {n} {'batches of 2 x 2 ' if problem.group_size > 1 else ''}trajectories" in str(wrong)
-    expected = {"listed": "enumeration", "variance": "variance, as stated", "bound": "bound, as stated"}
-    assert right.source == expected.get(knowledge, "recursion")
+        size = f"batches of {problem.prompts} x {problem.group_size} " if problem.group_size > 1 else ""
+        assert f"over {n} {size}trajectories" in str(wrong)
 
 
 def test_a_function_may_depend_on_the_order_of_its_batch():
@@ -175,10 +189,10 @@ def test_functions_in_float32():
     """Rounding relative to 1e-7 is no evidence, though a component never varies; a missing hundredth is."""
     bandit = Problem(examples.bandit(means=[-0.3, 0.7]), POLICIES[2], np.log([0.3, 0.7]))
     single = as_function(REINFORCE, dtype=np.float32)
-    assert confirm(single, bandit, n=FEW, like=REINFORCE, rng=0)
-    assert not confirm(as_function(REINFORCE, 0.99, np.float32), bandit, n=FEW, like=REINFORCE, rng=0)
-    assert confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=FEW, like=REINFORCE, precision=np.float32, rng=0)
-    assert not confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=FEW, like=REINFORCE, rng=0)
+    assert confirm(single, bandit, n=100, like=REINFORCE, rng=0)
+    assert not confirm(as_function(REINFORCE, 0.99, np.float32), bandit, n=100, like=REINFORCE, rng=0)
+    assert confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=100, like=REINFORCE, precision=np.float32, rng=0)
+    assert not confirm(as_function(REINFORCE, 1 + 1e-8), bandit, n=100, like=REINFORCE, rng=0)
 
 
 @pytest.mark.parametrize(("options", "error", "message"), [
@@ -193,7 +207,7 @@ def test_functions_in_float32():
     ({"sampler": 3, "like": REINFORCE}, TypeError, "sampler=3 is no function"),
     ({"sampler": lambda n, rng: None, "like": REINFORCE}, ValueError, "it must return Trajectories of 12 episodes"),
     ({"sampler": lambda n, rng: None, **NOT_LISTED}, ValueError, "is judged by an estimator of known variance"),
-], ids=str)  # fmt: skip
+], ids=lambda given: given if isinstance(given, str) else "")  # fmt: skip
 def test_refusals(options, error, message):
     with pytest.raises(error, match=message):
         confirm(MINE, PROBLEM, n=30, rng=0, **options)
@@ -354,14 +368,17 @@ def test_products_of_independent_batches_have_their_exact_moments():
     z = z - p @ z
     sequences = np.array(list(itertools.product(range(3), repeat=4)))
     weight = p[sequences].prod(axis=1)
-    for name in facts._set_names():
-        products = np.array([facts._products(name, z[row][:, None], z[row[::-1]][:, None])[:, 0] for row in sequences])
+    for name in independence.SETS:
+        products = np.array(
+            [independence.products(name, z[row][:, None], z[row[::-1]][:, None])[:, 0] for row in sequences]
+        )
+        assert products.shape[1] == independence.n_sets(name, 4, 4)
         if not products.shape[1]:
             continue  # sets of more than four
         if name != "two calls, place by place":  # here not independent
             np.testing.assert_allclose(weight @ products, 0.0, atol=1e-14)
             np.testing.assert_allclose(weight @ products**2, (p @ z**2) ** 2, rtol=1e-12)
-    same = facts._products("a whole call", np.ones((5, 1)), None)
+    same = independence.products("a whole call", np.ones((5, 1)))
     assert_exact(same, [[math.sqrt(10)]])
 
 
@@ -422,7 +439,7 @@ def test_half_the_variance_has_more_false_alarms_than_alpha():
 def test_factors_of_the_e_process_are_expected_to_be_one(name, kind):
     """Exactly so with the cumulant; at most so with the variance; more than so with half of it (the negative control)."""
     law, values, p = LAWS[name]
-    process = e_process_of(law if kind == "cumulant" else dataclasses.replace(law, values=None))
+    process = (law if kind == "cumulant" else dataclasses.replace(law, values=None)).process
     terms = process.terms(law.statistics(values))
     for sign, cost in ((1.0, process.costs[0]), (-1.0, process.costs[1])):
         largest = (sign * terms).max(axis=0)
@@ -436,7 +453,7 @@ def test_factors_of_the_e_process_are_expected_to_be_one(name, kind):
 
 def ever_rejected(law, values, p, looks=50, each=20, seed=0):
     """The share of streams in which the e-process ever reaches 1/ALPHA_EVER at one of its looks."""
-    process, rng = e_process_of(law), np.random.default_rng(seed)
+    process, rng = law.process, np.random.default_rng(seed)
     terms = process.terms(law.statistics(values))
     sums, reached = np.zeros((STREAMS, *process.scales.shape)), np.zeros(STREAMS, dtype=bool)
     for look in range(1, looks + 1):
@@ -496,3 +513,49 @@ def test_a_watch_of_groups():
     batch = concatenate([draw(4000, 0, GROUPS)])
     assert watch.update(batch)
     assert not wrong.update(batch)
+
+
+# --- the panel, and what is promised
+
+
+PANEL_OF = {problem.name: problem for problem in PANEL}
+
+
+@pytest.mark.parametrize(
+    "name", ["gamma_t_dropped", "ratio_forgotten", "group_of_one_set_to_zero", "leave_one_out", "all_actions"]
+)
+def test_the_catalogue_by_monte_carlo(name):
+    specimen = next(specimen for specimen in CATALOGUE if specimen.name == name)
+    found = confirm_on_panel(
+        specimen.function, n=3000, objective=specimen.objective, off_policy="behaviour" in specimen.needs,
+        exchangeable=specimen.exchangeable, problems=[PANEL_OF[specimen.on]], rng=0,
+    )  # fmt: skip
+    assert found.rejected == (specimen.verdict == "biased")
+    assert bool(found) != found.rejected
+    assert specimen.on in str(found)
+
+
+def test_the_panel_shares_alpha_and_says_what_is_not_applicable():
+    found = confirm_on_panel(algorithms.rloo(), n=300, group_size=2, alpha=1e-4, rng=0)
+    assert found
+    assert [row.confirmation.alpha for row in found.judged] == [1e-4 / 8] * 8
+    assert "its data are of another policy" in str(found)
+    unknown = confirm_on_panel(MINE, n=20, problems=[PROBLEM], limit=10, rng=0)
+    assert not unknown.judged
+    assert "nothing is known" in str(unknown)
+    assert confirm_on_panel(MINE, n=20, problems=[PROBLEM], limit=10, like=lambda problem: REINFORCE, rng=0).judged
+    with pytest.raises(ValueError, match="none of them is applicable"):
+        confirm_on_panel(REINFORCE, problems=[ELSEWHERE])
+    with pytest.raises(ValueError, match="compares the members of a group") as caught:
+        confirm_on_panel(algorithms.rloo(), n=20, problems=[PROBLEM])
+    assert "of the panel" in caught.value.__notes__[0]
+
+
+def test_the_promises_in_the_readme_are_those_of_the_benchmark():
+    """A ten-thousandth of two of its parts: they run, and README names their rows."""
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    rows = bench_promises.monte_carlo(10_000) + bench_promises.optional_stopping(10_000)
+    for what, runs, errors, *_, promised in rows:
+        assert what in readme, what
+        assert runs >= 20
+        assert errors == 0 or promised.startswith(">")

@@ -10,7 +10,7 @@ from reinforce_np.exact import callables
 from reinforce_np.exact.batches import batch_of
 from reinforce_np.exact.record import DOUBLE
 from reinforce_np.sampling import sample_blocks
-from reinforce_np.trajectories import concatenate
+from reinforce_np.trajectories import FIELDS, Trajectories, concatenate
 
 CELLS = 2**22  # (trajectory, parameter) numbers held at once
 
@@ -27,7 +27,7 @@ def name_of_batches(problem):
     return f"batches of {problem.prompts} x {problem.group_size} trajectories"
 
 
-def estimates_of(estimator, trajectories, problem):
+def estimates_of(estimator, trajectories, problem, *, repeatable=False):
     """Return the estimate of each batch, the batches lying one after the other.
 
     Parameters
@@ -38,6 +38,9 @@ def estimates_of(estimator, trajectories, problem):
         B·prompts·group_size of them.
     problem : Problem
         Says what a batch is.
+    repeatable : bool
+        Whether a function is known to answer the same when asked the same: then
+        it is asked once for each different batch.
 
     Returns
     -------
@@ -72,11 +75,21 @@ def estimates_of(estimator, trajectories, problem):
                 f"{estimator!r} returned {estimates[b, i]} for component {i} of {callables.describe(batch)}"
             )
         return estimates
-    estimates = np.empty((n_batches, len(problem.theta)))
-    for b in range(n_batches):
+    asked, answer = _different(trajectories, n_batches) if repeatable else (np.arange(n_batches), np.arange(n_batches))
+    estimates = np.empty((len(asked), len(problem.theta)))
+    for i, b in enumerate(asked):
         members = np.arange(b * size, (b + 1) * size)
-        estimates[b] = callables.estimate_of(estimator, batch_of(trajectories, members, groups[:size]), problem.theta)
-    return estimates
+        estimates[i] = callables.estimate_of(estimator, batch_of(trajectories, members, groups[:size]), problem.theta)
+    return estimates[answer]
+
+
+def _different(trajectories, n_batches):
+    """Return one batch of each kind, and of which kind every batch is: they are the same when all that is recorded is."""
+    fields = [getattr(trajectories, name).reshape(n_batches, -1) for name in FIELDS if name != "groups"]
+    table = np.ascontiguousarray(np.concatenate(fields, axis=1), dtype=np.float64)
+    keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize))).ravel()
+    _, first, kind = np.unique(keys, return_index=True, return_inverse=True)
+    return first, kind.ravel()
 
 
 def precision_of(estimator, problem):
@@ -108,7 +121,7 @@ def batches_drawn(problem, n, *, executor=None, rng=None):
     """
     size = batch_size(problem)
     most = max(CELLS // len(problem.theta) // size, 1) * size
-    left = []
+    left: list[Trajectories] = []
     for block in sample_blocks(
         problem.mdp, problem.policy, problem.theta, n * size,
         behaviour=problem.behaviour, group_size=problem.group_size, executor=executor, rng=rng,

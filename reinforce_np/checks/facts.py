@@ -2,45 +2,30 @@
 
 Beside the moments of an estimator, in causal order:
 
-    possible       every step, ending and recorded log-probability is one that the model and the behaviour allow
+    possible       every step, ending and recorded log-probability is one that the model and the behaviour allow (`checks.steps`)
     first states   their counts                                              (`checks.counts`)
     actions        their counts in every state, against the behaviour
     outcomes       their counts after every state and action, against the model
     length         its mean, whose variance is exact by recursion            (`checks.means`)
     return         its mean, discounted, likewise
-    independence   products of what different batches say have mean zero
-
-Independence is the one that no single trajectory shows: workers with equal
-seeds each draw from the right law. For Z of mean zero and variance v, and a set of G
-batches,
-
-    P = Σ_{i<j} Zᵢ Zⱼ / sqrt(G(G−1)/2)
-
-has mean zero and variance v² when they are independent: exactly, since
-different products are uncorrelated. Batches that agree make it positive. The sets are neighbours;
-batches that lie a half, a third, ... of a call apart, where a sampler that shares
-a call among workers puts the same place of different streams; a whole call; and
-the same place of two calls.
+    independence   products of what different batches say have mean zero    (`checks.independence`)
 """
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
 from reinforce_np import arguments, graph
-from reinforce_np.checks import counts
+from reinforce_np.checks import counts, steps
 from reinforce_np.checks.estimates import batch_size
+from reinforce_np.checks.independence import SETS, n_sets, products
 from reinforce_np.checks.means import TINY, MeanTest
-from reinforce_np.exact import bellman, callables
+from reinforce_np.exact import bellman
 from reinforce_np.exact.record import DOUBLE
 from reinforce_np.trajectories import Trajectories
 
 CALLS = (840, 420, 120, 60, 12)  # batches asked for at a time: divisible by most small numbers of workers
-SHARES = (2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 15)  # sets of batches that lie a half, a third, ... of a call apart
-SAME_REWARD = 1e-6  # relative to the largest: rewards that went through float32
-SAME_LOG_PROBABILITY = 1e-5  # likewise
 ROUNDING = 64 * DOUBLE
 
 
@@ -69,14 +54,6 @@ class Fact:
         if not self.rejected or self.log_probability == -math.inf:
             return self.text
         return f"{self.text}; if the sampler were right, that would have a probability below 10^{self.log_probability / math.log(10):.1f}"
-
-
-class Steps(NamedTuple):
-    """Every step that happened, in order, shape (M,) each."""
-
-    states: np.ndarray
-    actions: np.ndarray
-    outcomes: np.ndarray  # −1 where the model has no such outcome
 
 
 class SamplerFacts:
@@ -113,26 +90,24 @@ class SamplerFacts:
         )
         self.mu = np.exp(self.log_mu)
         self.possible = graph.possible_outcomes(mdp, self.mu)
-        self.classes, self.p = outcome_classes(mdp)
+        self.classes, self.p = steps.outcome_classes(mdp)
         self.reached = graph.reachable(mdp, self.possible)
 
         means, variances, roundings = _length_and_return(problem, self.mu)
         self.Z_means = np.concatenate([means, law.gradient])
         self.Z_variances = np.concatenate([variances, law.variances[0]])
         self.Z_roundings = np.concatenate([roundings, law.rounding])
-        self.n_sets = {
-            name: sum(_n_sets(name, size, before) for size, before in self._pairs()) for name in _set_names()
-        }
-        self.n_sets = {name: n_sets for name, n_sets in self.n_sets.items() if n_sets}
+        self.n_sets = {name: sum(n_sets(name, size, before) for size, before in self._pairs()) for name in SETS}
+        self.n_sets = {name: found for name, found in self.n_sets.items() if found}
         self.n_tests = 2 * 2 + 2 * len(self.Z_means) * len(self.n_sets) + 3
         self.log_odds = law.log_odds(alpha, self.n_tests)
         self.of_means = MeanTest(n, means, variances, roundings, self.log_odds)
         self.of_products = {
             name: MeanTest(
-                n_sets, np.zeros_like(self.Z_means), np.maximum(self.Z_variances**2, TINY**2),
+                found, np.zeros_like(self.Z_means), np.maximum(self.Z_variances**2, TINY**2),
                 self.Z_roundings * (2 * np.sqrt(self.Z_variances) + self.Z_roundings), self.log_odds,
             )
-            for name, n_sets in self.n_sets.items()
+            for name, found in self.n_sets.items()
         }  # fmt: skip
 
         self.mean_sums, self.totals = np.zeros(2), np.zeros(2)
@@ -156,15 +131,15 @@ class SamplerFacts:
 
     def add(self, trajectories, estimates):
         """Take in one call: its trajectories, and the estimates (B, C) of its batches."""
-        steps = self._steps(trajectories)
+        mdp, group = self.problem.mdp, self.problem.group_size
+        taken = steps.steps_of(trajectories, mdp, self.possible, self.classes)
         if not self.impossible:
-            self.impossible = self._first_impossible(trajectories, steps)
-        group = self.problem.group_size
-        starts = _first_states(trajectories)[::group]
-        np.add.at(self.n_starts, starts, 1)
-        np.add.at(self.n_actions, (steps.states, steps.actions), 1)
-        known = steps.outcomes >= 0
-        np.add.at(self.n_outcomes, tuple(x[known] for x in steps), 1)
+            found = steps.first_impossible(trajectories, taken, mdp, self.log_mu, group)
+            self.impossible = found and f"trajectory {found[0]} of call {self.calls_made} cannot be: {found[1]}"
+        np.add.at(self.n_starts, steps.first_states(trajectories)[::group], 1)
+        np.add.at(self.n_actions, (taken.states, taken.actions), 1)
+        known = taken.outcomes >= 0
+        np.add.at(self.n_outcomes, (taken.states[known], taken.actions[known], taken.outcomes[known]), 1)
 
         own = np.stack([trajectories.lengths, _returns(trajectories, self.problem.gamma)], axis=1).astype(np.float64)
         own = own.reshape(-1, batch_size(self.problem), 2).mean(axis=1)
@@ -174,79 +149,28 @@ class SamplerFacts:
         Z = np.concatenate([own, estimates], axis=1) - self.Z_means
         before = self.before if self.calls_made % 2 else None
         for name in self.n_sets:
-            products = _products(name, Z, before)
-            self.product_totals[name] += products.sum(axis=0)
-            self.product_sums[name] += self.of_products[name].terms(products).sum(axis=0)
+            found = products(name, Z, before)
+            self.product_totals[name] += found.sum(axis=0)
+            self.product_sums[name] += self.of_products[name].terms(found).sum(axis=0)
         self.before = Z
         self.calls_made += 1
 
     def judged(self):
         """Return what was found out, in causal order."""
-        found = (
+        found = [
             self._possible(),
             self._starts(),
             self._actions(),
             self._outcomes(),
             *self._means(),
             self._independence(),
-        )
-        return tuple(Fact(*fact, rejected=fact[1] < -self.log_odds) for fact in found)
+        ]
+        return tuple(Fact(name, p, text, rejected=p < -self.log_odds) for name, p, text in found)
 
     def _pairs(self):
         """Yield the size of every call, with that of the call it is compared with, or 0."""
         for i, size in enumerate(self.sizes):
             yield size, self.sizes[i - 1] if i % 2 else 0
-
-    def _steps(self, trajectories):
-        """Return every step, with the outcome of the model that it shows."""
-        mdp = self.problem.mdp
-        n, t = np.nonzero(trajectories.mask)
-        s, a, r = (getattr(trajectories, name)[n, t] for name in ("states", "actions", "rewards"))
-        last = t + 1 == trajectories.lengths[n]
-        ended = last & trajectories.terminated[n]
-        following = np.where(
-            last, trajectories.final_states[n], trajectories.states[n, np.minimum(t + 1, trajectories.n_steps - 1)]
-        )
-        same = np.abs(mdp.reward[s, a] - r[:, None]) <= SAME_REWARD * np.abs(mdp.reward).max()
-        same &= (mdp.terminated[s, a] == ended[:, None]) & self.possible[s, a]
-        same &= ended[:, None] | (mdp.next_state[s, a] == following[:, None])  # where an end leads to means nothing
-        k = np.where(same.any(axis=1), self.classes[s, a, same.argmax(axis=1)], -1)
-        return Steps(s, a, k)
-
-    def _first_impossible(self, trajectories, steps):
-        """Return the first thing that the model, or the behaviour, does not allow, in words; or nothing."""
-        mdp, lengths, ended = self.problem.mdp, trajectories.lengths, trajectories.terminated
-        starts = _first_states(trajectories)
-        groups = starts.reshape(-1, self.problem.group_size)
-        n, t = np.nonzero(trajectories.mask)
-        unknown = np.zeros(len(trajectories), dtype=bool)
-        unknown[n[steps.outcomes < 0]] = True
-        longest = np.inf if mdp.horizon is None else mdp.horizon
-        recorded = trajectories.log_probabilities[n, t]
-        expected = self.log_mu[steps.states, steps.actions]
-        with np.errstate(invalid="ignore"):
-            other = ~(np.abs(recorded - expected) <= SAME_LOG_PROBABILITY * np.maximum(np.abs(expected), 1.0))
-        mistaken = np.zeros(len(trajectories), dtype=bool)
-        mistaken[n[other]] = not np.isnan(recorded).all()
-        reasons = {
-            "the model never starts there": mdp.initial[starts] == 0,
-            "its group started in another state": np.repeat((groups != groups[:, :1]).any(axis=1), groups.shape[1]),
-            "it goes on after the horizon": lengths > longest,
-            "it is cut before the horizon": ~ended & (lengths < longest),
-            "it neither terminated nor was it truncated": ~ended & ~trajectories.truncated,
-            "it is called truncated but terminated before the horizon": ended
-            & trajectories.truncated
-            & (lengths < longest),
-            "the model has no such step": unknown,
-            "its log_probabilities are not those of the behaviour": mistaken,
-        }
-        for reason, wrong in reasons.items():
-            if wrong.any():
-                i = int(np.argmax(wrong))
-                return (
-                    f"trajectory {i} of call {self.calls_made} cannot be: {callables.path(trajectories, i)}: {reason}"
-                )
-        return ""
 
     def _possible(self):
         text = self.impossible or "every trajectory is one that the model has"
@@ -300,28 +224,6 @@ def call_size(n):
     return next((size for size in CALLS if 2 * size <= n), max(n // 2, 1))
 
 
-def outcome_classes(mdp):
-    """Return, for every outcome (S, A, K), the first that cannot be told from it, and the probability of each first one.
-
-    Examples
-    --------
-    >>> from reinforce_np import examples
-    >>> outcome_classes(examples.bandit(means=[0.0, 1.0]))[1]
-    array([[[1.],
-            [1.]]])
-    """
-    ended, r = mdp.terminated, mdp.reward
-    same = np.abs(r[..., :, None] - r[..., None, :]) <= SAME_REWARD * np.abs(r).max()
-    same &= ended[..., :, None] == ended[..., None, :]
-    same &= ended[..., :, None] | (mdp.next_state[..., :, None] == mdp.next_state[..., None, :])
-    same &= (mdp.probability > 0)[..., None, :]
-    first = np.where(same.any(axis=-1), same.argmax(axis=-1), np.arange(mdp.n_outcomes))
-    p = np.zeros_like(mdp.probability)
-    s, a = np.indices(first.shape[:2])
-    np.add.at(p, (s[..., None], a[..., None], first), mdp.probability)
-    return first, p
-
-
 def _length_and_return(problem, mu):
     """Return mean, variance and rounding (2,) of the length and the return of a batch, averaged over its trajectories.
 
@@ -355,43 +257,9 @@ def _value_and_variance(mdp, mu, reward, gamma):
     return V, W
 
 
-def _first_states(trajectories):
-    """Return the first state of each; the last one, where nothing ever happened."""
-    first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
-    return np.where(trajectories.lengths == 0, trajectories.final_states, first)
-
-
 def _returns(trajectories, gamma):
     """Return Σ γᵗ rₜ of each, shape (N,)."""
     return np.where(trajectories.mask, trajectories.rewards, 0.0) @ gamma ** np.arange(trajectories.n_steps)
-
-
-def _set_names():
-    return (
-        "neighbours",
-        *(f"batches 1/{G} of a call apart" for G in SHARES),
-        "a whole call",
-        "two calls, place by place",
-    )
-
-
-def _products(name, Z, before):
-    """Return P of every set of this kind in a call, shape (sets, Q)."""
-    if name == "two calls, place by place":
-        m = 0 if before is None else min(len(Z), len(before))
-        return Z[:m] * before[:m] if m else Z[:0]
-    if name == "neighbours":
-        return Z[: len(Z) // 2 * 2 : 2] * Z[1::2]
-    G = len(Z) if name == "a whole call" else SHARES[_set_names().index(name) - 1]
-    if G < 2 or len(Z) < G:
-        return Z[:0]
-    sets = Z[: len(Z) // G * G].reshape(G, -1, Z.shape[1])
-    return (sets.sum(axis=0) ** 2 - (sets**2).sum(axis=0)) / 2 / math.sqrt(G * (G - 1) / 2)
-
-
-def _n_sets(name, size, before):
-    """Return how many sets of this kind a call has."""
-    return len(_products(name, np.zeros((size, 1)), np.zeros((before, 1))))
 
 
 def _farthest(found, p, what):

@@ -9,6 +9,7 @@ scatters like an `Estimator` he names, or at most so much.
 import dataclasses
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,18 @@ import numpy as np
 from reinforce_np import arguments, enumeration
 from reinforce_np.checks.estimates import batch_size, estimates_of, precision_of
 from reinforce_np.checks.means import MISS, TINY, catoni_detectable, catoni_scale
+from reinforce_np.checks.processes import e_process_of
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
 from reinforce_np.exact import bellman, listing
-from reinforce_np.exact.batches import AT_ONCE, check_count, check_sizes, check_support, distinguishable, table_of
+from reinforce_np.exact.batches import (
+    AT_ONCE,
+    LARGEST,
+    check_count,
+    check_sizes,
+    check_support,
+    distinguishable,
+    table_of,
+)
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import directional_moments, has_recursion, moments
@@ -95,6 +105,11 @@ class Law:
     def n_tests(self):
         """How many tests there are: two sides of two moments of every component, and one of all where values are known."""
         return 4 * len(self.components) + (self.values is not None)
+
+    @cached_property
+    def process(self):
+        """The `EProcess` of all moments together, by cumulants where all values are known, by variances otherwise."""
+        return e_process_of(self)
 
     def log_odds(self, alpha, others=0):
         """log(1/false alarm) of one test of one side: all of them, and `others`, share `alpha`."""
@@ -258,6 +273,10 @@ def _with_listing(law, estimator, problem, components, gradient, exchangeable, l
     if found is None:
         return law
     X, p = found[0][:, components], found[1]
+    if not isinstance(estimator, Estimator) and np.abs(X).max(initial=0.0) > LARGEST:
+        raise ValueError(
+            f"estimates of size {np.abs(X).max():.3g} have moments that leave float64; divide the rewards by that"
+        )
     second = p @ X**2
     if law is None:
         rounding = _rounding(estimator, problem, components, np.sqrt(second))
@@ -299,7 +318,8 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
     except arguments.TooLargeError:
         return None
     rows = max(AT_ONCE // batch_size(problem), 1)
-    estimates, weights = [], []
+    estimates: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     for members, weight in listing.batches(starts, p, initial[initial > 0], rows=rows, **shape):
         if not ours and not estimates:
             again = trajectories.take(members[:1].ravel())

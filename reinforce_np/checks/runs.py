@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from reinforce_np.checks.means import MISS, MeanTest
-from reinforce_np.checks.processes import e_process_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,11 +61,6 @@ class RunTest:
         law = self.law
         return MeanTest(self.n, law.means, law.variances, law.roundings, self.log_odds, self.miss)
 
-    @cached_property
-    def of_all(self):
-        """The `EProcess`, where all values are known, or None."""
-        return e_process_of(self.law) if self.law.values is not None else None
-
     def terms(self, X):
         """Return what is added up of estimates X (N, C): φ(a(X − μ)) and X − μ, of X and of X², shape (N, 2, 2, C)."""
         statistics = self.law.statistics(X)
@@ -78,9 +72,10 @@ class RunTest:
 
     def log_e_value(self, sums):
         """Return log E of all moments together, shape (...); zero where not all values are known."""
-        if self.of_all is None:
+        process = self.law.process
+        if not process.listed:
             return np.zeros(sums.shape[:-3])
-        return self.of_all.log_e_value(self.of_all.sums_of_listed(sums[..., 1, :, :]), self.n)
+        return process.log_e_value(process.sums_of_listed(sums[..., 1, :, :]), self.n)
 
     def rejects(self, sums):
         """Return whether a run with these sums (..., 2, 2, C) is rejected, shape (...)."""

@@ -7,7 +7,6 @@ import numpy as np
 from reinforce_np.checks.confirmation import ALPHA, known_law, probability
 from reinforce_np.checks.estimates import batch_size, estimates_of, name_of_batches
 from reinforce_np.checks.laws import LIMIT
-from reinforce_np.checks.processes import e_process_of
 from reinforce_np.exact.callables import bound as bound_to
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.problem import problem_of
@@ -50,7 +49,7 @@ class Watch:
         self.components, self.gradient = law.components, law.gradient
         self.log_e_value, self.largest_log_e_value = 0.0, 0.0
         self._estimator, self._problem, self._law = estimator, problem, law
-        self._process = e_process_of(law)
+        self._process = law.process
         self._sums, self._total = np.zeros_like(self._process.scales), np.zeros_like(law.gradient)
 
     def update(self, trajectories):
@@ -71,7 +70,8 @@ class Watch:
             raise TypeError(f"trajectories={trajectories!r} are no Trajectories; pass what sample returns")
         if len(trajectories) % size:
             raise ValueError(f"{len(trajectories)} trajectories are no whole batches of {size}")
-        estimates = estimates_of(self._estimator, trajectories, self._problem)
+        known = self._law.values is not None
+        estimates = estimates_of(self._estimator, trajectories, self._problem, repeatable=known)
         statistics = self._law.statistics(estimates[:, self.components])
         rows = max(NUMBERS // self._sums.size, 1)
         for first in range(0, len(statistics), rows):

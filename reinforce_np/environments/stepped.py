@@ -147,7 +147,7 @@ class EnvironmentSource:
 def collect_block(source, theta, n, seed):
     """Return the `Episodes` of one block: a pure function of its arguments."""
     rng = np.random.Generator(np.random.PCG64(seed))
-    environments = environments_of(source)
+    environments = environments_of(source, n)
     act = source.policy.actor(theta)
     if not isinstance(environments, list):
         return collect_vector(environments, source, act, n, rng)
@@ -328,33 +328,36 @@ def final_observations(info, over, following):
     return last
 
 
-def environments_of(source):
-    """Return the environments of a source, a list or one vector environment, made once for each thread.
+def environments_of(source, n):
+    """Return the environments for `n` episodes, a list or one vector environment, made once for each thread.
 
-    A few are kept, and closed when others take their place.
+    A few sources keep theirs; the environments of the one used longest ago are closed when another comes.
     """
     if not source.is_made_here:
         return source.env if hasattr(source.env, "num_envs") else [source.env]
     if not hasattr(_kept, "environments"):
         _kept.environments = OrderedDict()
     kept = _kept.environments
-    if source.token not in kept:
-        kept[source.token] = made(source)
-        if len(kept) > KEPT:
-            _, oldest = kept.popitem(last=False)
-            for env in oldest if isinstance(oldest, list) else [oldest]:
-                getattr(env, "close", lambda: None)()
+    environments = kept.get(source.token, [])
+    if isinstance(environments, list) and len(environments) < min(source.lanes, n):
+        more = made(source, min(source.lanes, n) - len(environments))
+        environments = environments + more if isinstance(more, list) else more
+    kept[source.token] = environments
     kept.move_to_end(source.token)
-    return kept[source.token]
+    if len(kept) > KEPT:
+        _, oldest = kept.popitem(last=False)
+        for env in oldest if isinstance(oldest, list) else [oldest]:
+            getattr(env, "close", lambda: None)()
+    return environments
 
 
-def made(source):
-    """Make the environments: one vector environment, or a list of single ones."""
+def made(source, n):
+    """Make environments: one vector environment, or a list of `n` single ones."""
     make = make_of(source) if isinstance(source.env, str) else source.env
     first = make()
     if hasattr(first, "num_envs"):
         return first
-    return [first] + [make() for _ in range(source.lanes - 1)]
+    return [first] + [make() for _ in range(n - 1)]
 
 
 def make_of(source):

@@ -19,11 +19,11 @@ from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.normalisers import PerTrajectory
-from reinforce_np.estimators.packed import packed_weights
+from reinforce_np.estimators.packed import packed_weights, paid_part
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
 from reinforce_np.trajectories import Trajectories
 
-CELLS = 2**22  # (row, state, action) weights held at once
+CELLS = 2**17  # (row, state, action) weights held at once: they fit into the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,7 +132,7 @@ class Estimator:
         -------
         array (D,)
         """
-        arguments.check_same_model(mdp, policy)
+        _check(trajectories, mdp, policy)
         weights = packed_weights(self, trajectories, mdp)
         if weights is not None:
             return policy.contract(policy.real_theta(theta), weights)
@@ -151,24 +151,29 @@ class Estimator:
         -------
         array (N, D)
         """
-        batch = self.batch(trajectories, mdp, policy, theta)
-        return len(trajectories) * self.contract(batch, np.arange(len(trajectories)), len(trajectories))
+        _check(trajectories, mdp, policy)
+        part = paid_part(self, trajectories, mdp)
+        if part is None:
+            return self._of_each(trajectories, mdp, policy, theta)
+        paid, result = part[0], np.zeros((len(trajectories), len(policy.real_theta(theta))))
+        if paid.any():
+            result[paid] = self._of_each(part[1], mdp, policy, theta)
+        return result
+
+    def _of_each(self, trajectories, mdp, policy, theta):
+        batch, n = self.batch(trajectories, mdp, policy, theta), len(trajectories)
+        return self.contract(batch, np.arange(n), n, times=n)
 
     def batch(self, trajectories, mdp, policy, theta, labels=None):
         """Return what the slots look at; `labels` (N,) tell apart independent batches held at once."""
-        if not isinstance(trajectories, Trajectories):
-            raise TypeError(
-                f"trajectories={trajectories!r} are no Trajectories; pass what sample returns, or build the record"
-            )
-        if not len(trajectories):
-            raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
-        arguments.check_same_model(mdp, policy)
+        _check(trajectories, mdp, policy)
         theta = policy.real_theta(theta)
         trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
         labels = np.zeros(len(trajectories), dtype=np.intp) if labels is None else labels
-        plain = Batch(
-            trajectories, mdp.gamma, policy, theta, np.where(trajectories.mask, trajectories.rewards, 0.0), labels
-        )
+        rewards = np.where(trajectories.mask, trajectories.rewards, 0.0)
+        plain = Batch(trajectories, mdp.gamma, policy, theta, rewards, labels)
+        if not self.penalty:
+            return plain
         rewards = plain.rewards + sum(penalty.reward(plain) for penalty in self.penalty)
         return Batch(trajectories, mdp.gamma, policy, theta, np.where(plain.mask, rewards, 0.0), labels)
 
@@ -178,18 +183,20 @@ class Estimator:
         with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
             credit = self.ratio.weigh(batch, self.advantage)
             w = credit if self.advantage.from_start else discount * credit
-            w = w + discount * sum(penalty.loss_weights(batch) for penalty in self.penalty)
-            w = np.where(batch.mask, w, 0.0) * self.normaliser.scale(batch)
-        wrong = ~np.isfinite(w)
-        if wrong.any():
-            index = arguments.first_index(wrong)
+            if self.penalty:
+                w = w + discount * sum(penalty.loss_weights(batch) for penalty in self.penalty)
+            w = np.where(batch.mask, w, 0.0)
+            w *= self.normaliser.scale(batch)
+            all_finite = np.isfinite(w.sum())  # if one is not, neither is the sum
+        if not all_finite and not np.isfinite(w).all():
+            index = arguments.first_index(~np.isfinite(w))
             raise ValueError(
                 f"{arguments.at('weights', index)}={float(w[index])} overflows: rewards, ratios or penalties of that trajectory "
                 "are too large for float64; rescale the rewards, or truncate the ratio"
             )
         return w
 
-    def contract(self, batch, row, n_rows):
+    def contract(self, batch, row, n_rows, times=1):
         """Return Σ w ∇log π over the trajectories of each row, shape (n_rows, D).
 
         Parameters
@@ -200,43 +207,40 @@ class Estimator:
             Non-decreasing: which row each trajectory is added to.
         n_rows : int
             Number of rows.
+        times : float
+            What everything is multiplied by.
         """
         w = self.batch_weights(batch)
-        discount = (
-            batch.gamma ** np.arange(batch.trajectories.n_steps)
-            if self.discounted_score
-            else np.ones(batch.trajectories.n_steps)
-        )
-        passive = np.where(batch.mask, discount, 0.0) * self.normaliser.scale(batch)  # what multiplies closed forms
         S, A = batch.policy.n_states, batch.policy.n_actions
         chunk = max(CELLS // (S * A), 1)
         parts = []
         for first in range(0, n_rows, chunk):
             n = slice(*np.searchsorted(row, [first, first + chunk]))
-            states, actions, here = (
-                batch.trajectories.states[n],
-                batch.trajectories.actions[n],
-                (row[n] - first)[:, None],
-            )
+            state = (row[n] - first)[:, None] * S + batch.trajectories.states[n]  # of a row
+            cell = state * A + batch.trajectories.actions[n]
             shape = (min(chunk, n_rows - first), S, A)
-            cells = _added_up((here * S + states) * A + actions, w[n], shape)
+            cells = _added_up(cell, w[n], shape)
             for penalty in self.penalty:
                 table = penalty.all_actions(batch)
                 if table is not None:
-                    cells += _added_up(here * S + states, passive[n], shape[:2])[..., None] * table
+                    cells += _added_up(state, self._passive(batch, n), shape[:2])[..., None] * table
             gradients = batch.policy.contract(batch.theta, cells)
             if batch.is_density:
-                visits = _added_up(here * S + states, passive[n], shape[:2])
+                visits = _added_up(state, self._passive(batch, n), shape[:2])
                 gradients = gradients + sum(penalty.of_density(batch, visits) for penalty in self.penalty)
             if isinstance(self.advantage, PerComponent):
-                unit = (
-                    np.where(batch.mask[n], 1.0, 0.0) * self.normaliser.scale(batch)[n]
-                    if self.advantage.from_start
-                    else passive[n]
-                )
-                gradients -= self._component_baseline(batch, _added_up((here * S + states) * A + actions, unit, shape))
-            parts.append(gradients)
-        return np.concatenate(parts)
+                visits = _added_up(cell, self._passive(batch, n, not self.advantage.from_start), shape)
+                gradients -= self._component_baseline(batch, visits)
+            parts.append(np.multiply(gradients, times, out=gradients))
+        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def _passive(self, batch, n, discounted=True):
+        """Return what multiplies closed forms, which carry no credit, at the steps of the trajectories `n`."""
+        gamma = batch.gamma if self.discounted_score and discounted else 1.0
+        return (
+            np.where(batch.mask[n], gamma ** np.arange(batch.trajectories.n_steps), 0.0)
+            * self.normaliser.scale(batch)[n]
+        )
 
     def _component_baseline(self, batch, visits):
         """Return Σ_{s,a} visits(s,a) b_i(s) ψ_i(s,a), shape (rows, D)."""
@@ -250,7 +254,18 @@ class Estimator:
         return np.tensordot(visits, psi * b[:, None, :], axes=2)
 
 
+def _check(trajectories, mdp, policy):
+    if not isinstance(trajectories, Trajectories):
+        raise TypeError(
+            f"trajectories={trajectories!r} are no Trajectories; pass what sample returns, or build the record"
+        )
+    if not len(trajectories):
+        raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
+    arguments.check_same_model(mdp, policy)
+
+
 def _added_up(cell, weights, shape):
     """Return the weights added up per cell of an array of the given shape; padding has weight zero."""
-    weights = np.broadcast_to(weights, cell.shape).ravel()
-    return np.bincount(cell.ravel(), weights=weights, minlength=int(np.prod(shape))).reshape(shape).astype(float)
+    order = "F" if cell.flags.f_contiguous else "C"  # as it lies in memory
+    sums = np.bincount(cell.ravel(order), weights=weights.ravel(order), minlength=int(np.prod(shape)))
+    return sums.reshape(shape).astype(float, copy=False)

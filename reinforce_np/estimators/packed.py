@@ -1,30 +1,56 @@
-"""The weights of reward-to-go on a batch as the sampler keeps it: the one formula without (N, T) arrays.
+"""Short cuts: the weights of reward-to-go on a batch as the sampler keeps it, and trajectories without any reward.
 
     w(s,a) = Σₙ Σₜ γᵗ (G_t − b(s_t)) 1{s_t = s, a_t = a},        G_t = r_t + γ G_{t+1}
 
 This is what `Estimator.batch_weights` returns, added up per state and action.
 There the formula is to be read; here it is fast, in one backward sweep over
-the slots that were drawn.
+the slots that were drawn, without (N, T) arrays.
 """
 
 import numpy as np
 
-from reinforce_np.estimators.advantages import RewardToGo
-from reinforce_np.estimators.normalisers import Constant, PerTrajectory
+from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
+from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
 from reinforce_np.estimators.ratios import OnPolicy
-from reinforce_np.trajectories import Trajectories
+from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
 
 def packed_weights(estimator, trajectories, mdp):
     """Return w(s,a) of a batch that is still packed, normaliser included, (S, A); None where the formula does not apply."""
-    packed = vars(trajectories).get("packed") if isinstance(trajectories, Trajectories) else None
-    if packed is None or not len(trajectories) or not applies(estimator, mdp, packed.n_steps):
+    packed = vars(trajectories).get("packed")
+    if packed is None or not packed.is_of(mdp.n_states, mdp.n_actions):
         return None
-    if (packed.meaning.n_states, packed.meaning.n_actions) != (mdp.n_states, mdp.n_actions):
+    if not applies(estimator, mdp, packed.n_steps):
         return None
     weights = sum(pair_weights(paths, packed.meaning, estimator, mdp.gamma)[0] for paths in packed.blocks)
     weights = weights / divisor(estimator, len(trajectories))
     return weights if np.isfinite(weights).all() else None
+
+
+def paid_part(estimator, trajectories, mdp):
+    """Return which trajectories were paid anything, (N,), and their record, where that is all an estimator sees and most were not.
+
+    Otherwise None. The weights of the others are zero.
+    """
+    advantage = estimator.advantage
+    sees_rewards_only = type(advantage) in (RewardToGo, TotalReturn) and not np.any(advantage.baseline)
+    by_itself = type(estimator.normaliser) in (PerTrajectory, PerLength, Constant)
+    if not sees_rewards_only or not by_itself or type(estimator.ratio) is not OnPolicy or estimator.penalty:
+        return None
+    packed = vars(trajectories).get("packed")
+    if packed is None:
+        trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
+        paid = trajectories.rewards.any(axis=1)
+    elif packed.meaning.paid is not None and packed.is_of(mdp.n_states, mdp.n_actions):
+        paid = packed.paid()
+    else:
+        return None
+    if np.count_nonzero(paid) * 2 >= len(paid):
+        return None
+    if packed is None:
+        return paid, trajectories.take(paid)
+    narrow = {name: getattr(trajectories, name)[paid] for name in FIELDS if name not in WIDE}
+    return paid, of_packed(packed.only(paid), narrow)
 
 
 def applies(estimator, mdp, n_steps):
@@ -62,7 +88,7 @@ def pair_weights(paths, meaning, estimator, gamma):
     """
     baseline = estimator.advantage.baseline
     if meaning.paid is not None and not baseline.any():  # the others have nothing to go
-        paid = paths.final() >> meaning.row_shift >= meaning.paid
+        paid = paths.paid(meaning)
         paths = paths.only(paid) if np.count_nonzero(paid) * 2 < paths.n else paths
     n_steps, shift = len(paths.slots), meaning.pair_shift
     discount = gamma ** np.arange(n_steps) if estimator.discounted_score else np.ones(n_steps)

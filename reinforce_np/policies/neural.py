@@ -11,6 +11,7 @@ Backwards, for weights w(s,a) on the scores:
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -180,7 +181,7 @@ class VisitedNetwork(SoftmaxPolicy):
         """Return the policy over some of the observations."""
         return dataclasses.replace(self, features=self.features[steps])
 
-    def contract(self, theta, weights):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D): one pass forwards, one pass back.
 
         Parameters
@@ -189,14 +190,16 @@ class VisitedNetwork(SoftmaxPolicy):
             Parameters, real or complex.
         weights : array (..., S, A)
             Weight on each score; leading axes broadcast against those of `theta`.
+        probabilities : array (..., S, A), optional
+            π_θ where it is at hand already.
 
         Returns
         -------
         array (..., D)
         """
-        return contract_rows(self, self._backwards, theta, weights)
+        return contract_rows(self, functools.partial(self._backwards, probabilities=probabilities), theta, weights)
 
-    def _backwards(self, theta, weights):
+    def _backwards(self, theta, weights, probabilities=None):
         theta, weights = self.check_theta(theta), np.asarray(weights)
         if weights.shape[-2:] != (self.n_states, self.n_actions):
             raise ValueError(
@@ -204,7 +207,8 @@ class VisitedNetwork(SoftmaxPolicy):
             )
         layers = Layers(*split(theta, self.shapes))
         h = self.hidden(layers)
-        dz = softmax.contract_logit_score(self.probabilities(theta), weights)
+        pi = self.probabilities(theta) if probabilities is None else probabilities
+        dz = softmax.contract_logit_score(pi, weights)
         du = (dz @ np.swapaxes(layers.W2, -1, -2)) * (1.0 - h**2)
         parts = (self.features.T @ du, du.sum(axis=-2), np.swapaxes(h, -1, -2) @ dz, dz.sum(axis=-2))
         return np.concatenate([part.reshape(*dz.shape[:-2], -1) for part in parts], axis=-1)

@@ -19,6 +19,7 @@ What a policy for observations has:
 """
 
 import dataclasses
+import functools
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
@@ -34,7 +35,8 @@ FEW = 2**12  # (step, action) cells that are faster contracted at once for every
 class FeatureSoftmax:
     """π_θ(a|o) ∝ exp(Σ_f φ(o)_f θ[f·A + a] / τ): softmax over finitely many actions, linear in features.
 
-    With `OneHot` features it is `TabularSoftmax`, parameter by parameter.
+    With `OneHot` features it is `TabularSoftmax`, parameter by parameter. A
+    draw holds the features of all its steps at once.
 
     Parameters
     ----------
@@ -157,7 +159,7 @@ class VisitedSoftmax(SoftmaxPolicy):
         """Return the policy over some of the observations."""
         return dataclasses.replace(self, features=self.features[steps])
 
-    def contract(self, theta, weights):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
 
         Parameters
@@ -166,12 +168,14 @@ class VisitedSoftmax(SoftmaxPolicy):
             Parameters, real or complex.
         weights : array (..., S, A)
             Weight on each score; leading axes broadcast against those of `theta`.
+        probabilities : array (..., S, A), optional
+            π_θ where it is at hand already.
 
         Returns
         -------
         array (..., D)
         """
-        return contract_rows(self, super().contract, theta, weights)
+        return contract_rows(self, functools.partial(super().contract, probabilities=probabilities), theta, weights)
 
     def linear_logits(self, theta):
         """z(s, a; θ) = Σ_f φ(s)_f θ[f·A + a], shape (..., S, A)."""

@@ -6,6 +6,7 @@ from reinforce_np.referee.assertions import (
     assert_unbiased,
     assert_variance_at_most,
 )
+from reinforce_np.referee.confirmed import confirm_on_panel
 from reinforce_np.referee.losses import jax_loss, numpy_loss, torch_loss
 from reinforce_np.referee.panel import judge_on_panel
 
@@ -14,6 +15,7 @@ __all__ = [
     "assert_proportional",
     "assert_unbiased",
     "assert_variance_at_most",
+    "confirm_on_panel",
     "jax_loss",
     "judge_on_panel",
     "numpy_loss",

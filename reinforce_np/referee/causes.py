@@ -1,5 +1,6 @@
 """The likely cause of a bias: which mistake of the catalogue has the same mean on the same problem."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def likely_cause(verdict, estimator, problem):
     name = getattr(estimator, "__name__", "")
     subject = f"the mean of {name}" if name.isidentifier() else "its mean"
     if verdict.kind == "biased":
-        for objective in _other_objectives(verdict, problem):
+        for objective in _named_objectives(problem):
             own = gradient(problem.mdp, problem.policy, problem.theta, objective=objective)
             if verdict_of(verdict.moments, own, objective).kind == "unbiased":
                 return f"{subject} is exactly the gradient of {type(objective).__name__}, another objective than was asked for"
@@ -70,8 +71,8 @@ def likely_cause(verdict, estimator, problem):
     return ""
 
 
-def _other_objectives(verdict, problem):
-    """Return the named objectives that the problem has the numbers for, except the one asked for."""
+def _named_objectives(problem):
+    """Return the objectives that the problem has the numbers for."""
     objectives: list[Any] = [Discounted()]
     if problem.gamma < 1 and problem.mdp.horizon is not None:
         objectives.append(Undiscounted())
@@ -79,7 +80,7 @@ def _other_objectives(verdict, problem):
         objectives.append(EntropyRegularised(problem.beta))
         if problem.reference is not None:
             objectives.append(KLRegularised(problem.reference, problem.beta))
-    return [objective for objective in objectives if type(objective) is not type(verdict.objective)]
+    return objectives
 
 
 def _matches(verdict, problem):
@@ -91,11 +92,9 @@ def _matches(verdict, problem):
         if not (specimen.guilty and specimen.applies_to(problem) and _meant_for(specimen, verdict.objective, problem)):
             continue
         try:
-            theirs = moments(specimen.function, problem, exchangeable=specimen.exchangeable, limit=LIMIT)
+            theirs = _moments_of(specimen, problem)
         except (arguments.TooLargeError, ValueError, IndexError):  # too much to list, or not made for such a model
             continue
-        if verdict_of(theirs, verdict.gradient, verdict.objective).kind == "unbiased":
-            continue  # no mistake here
         size = np.sqrt(theirs.second_moment) + theirs.scale
         compared = verdict_of(verdict.moments, theirs.mean, verdict.objective, scale=size)
         if compared.kind in ("unbiased", "undefined"):
@@ -105,6 +104,12 @@ def _matches(verdict, problem):
         elif compared.kind == "proportional" and verdict.kind == "biased":
             scaled.append((compared.factor, specimen))
     return same_variance or exact, scaled
+
+
+@functools.lru_cache(maxsize=1024)
+def _moments_of(specimen, problem):
+    """Return the exact moments of an entry; a test suite that fails asks for them again and again."""
+    return moments(specimen.function, problem, exchangeable=specimen.exchangeable, limit=LIMIT)
 
 
 def _meant_for(specimen, objective, problem):

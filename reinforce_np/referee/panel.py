@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforce_np import arguments
+from reinforce_np import arguments, parallel
 from reinforce_np.exact import Discounted, judge
 from reinforce_np.examples import referee
 from reinforce_np.mdp import FiniteMDP
@@ -284,6 +284,7 @@ def judge_on_panel(
     """
     off_policy = arguments.flag("off_policy", off_policy)
     arguments.flag("exchangeable", exchangeable)
+    parallel.check_executor(executor)
     if group_size is not None:
         group_size = arguments.integer("group_size", group_size, low=1)
     problems = PANEL if problems is None else tuple(problems)
@@ -291,25 +292,24 @@ def judge_on_panel(
         raise ValueError("problems=() is empty; pass at least one Problem, or none for the whole panel")
     if group_size is not None:
         problems = tuple(problem.replace(group_size=group_size) for problem in problems)
-    jobs = []
-    for problem in problems:
-        if problem.behaviour is not None and not off_policy:
-            jobs.append(PanelRow(problem, None, "its data are of another policy (off_policy=False)"))
-        elif executor is None:
-            jobs.append(_judged(estimator, problem, objective, exchangeable))
-        else:
-            jobs.append(executor.submit(_judged, estimator, problem, objective, exchangeable))
-    rows = tuple(job if isinstance(job, PanelRow) else job.result() for job in jobs)
+    applicable = [problem for problem in problems if problem.behaviour is None or off_policy]
+    jobs = [(estimator, problem, objective, exchangeable) for problem in applicable]
+    judged = parallel.in_order(_judged, jobs, executor)
+    elsewhere = "its data are of another policy (off_policy=False)"
+    rows = tuple(
+        PanelRow(problem, *(next(judged) if problem.behaviour is None or off_policy else (None, elsewhere)))
+        for problem in problems
+    )
     kind, factor, reason = _overall(rows)
     return PanelVerdict(kind, factor, reason, rows)
 
 
 def _judged(estimator, problem, objective, exchangeable):
-    """Judge on one problem, in whatever process."""
+    """Return the verdict on one problem, or None and why not, in whatever process."""
     try:
-        return PanelRow(problem, judge(estimator, problem, objective=objective, exchangeable=exchangeable, limit=LIMIT))
+        return judge(estimator, problem, objective=objective, exchangeable=exchangeable, limit=LIMIT), ""
     except arguments.TooLargeError:
-        return PanelRow(problem, None, f"too many batches of {problem.prompts} x {problem.group_size} to list")
+        return None, f"too many batches of {problem.prompts} x {problem.group_size} to list"
     except Exception as error:
         error.add_note(
             f"on the problem {problem.name!r} of the panel, in batches of {problem.prompts} x {problem.group_size}"

@@ -59,6 +59,10 @@ class Paths:
             final[self.kept[t]] = later
         return final
 
+    def paid(self, meaning):
+        """Return which trajectories ended with a reward, (n,)."""
+        return self.final() >> meaning.row_shift >= meaning.paid
+
     def only(self, wanted):
         """Return the paths of the trajectories marked in `wanted` (n,) alone, without their rows."""
         slots, kept = [], {}
@@ -71,7 +75,7 @@ class Paths:
                 wanted = wanted[self.kept[t]]
                 position = np.flatnonzero(wanted)
             slots.append(all_slots[position])
-        return Paths(len(slots[0]), slots, kept, {}) if slots else self
+        return Paths(len(slots[0]) if slots else np.count_nonzero(wanted), slots, kept, {})
 
 
 class Arena:
@@ -142,6 +146,20 @@ class Packed:
     blocks: list[Paths]
     meaning: Meaning
     n_steps: int
+
+    def is_of(self, n_states, n_actions):
+        """Say whether the model drawn from has so many states and actions."""
+        return (self.meaning.n_states, self.meaning.n_actions) == (n_states, n_actions)
+
+    def paid(self):
+        """Return which trajectories ended with a reward, (N,)."""
+        return np.concatenate([paths.paid(self.meaning) for paths in self.blocks])
+
+    def only(self, wanted):
+        """Return the trajectories marked in `wanted` (N,) alone."""
+        ends = np.cumsum([paths.n for paths in self.blocks])[:-1]
+        blocks = [paths.only(part) for paths, part in zip(self.blocks, np.split(wanted, ends), strict=True)]
+        return Packed(blocks, self.meaning, self.n_steps)
 
     def unpack(self):
         """Return states, actions, rewards and log-probabilities, each (N, T), zero after the end."""
