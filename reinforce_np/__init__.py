@@ -54,6 +54,7 @@ from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
 from reinforce_np.problem import Problem
 from reinforce_np.referee import (
+    Convicted,
     assert_gradient,
     assert_proportional,
     assert_unbiased,
@@ -71,6 +72,7 @@ from reinforce_np.trajectories import Trajectories, concatenate
 
 __all__ = [  # noqa: PLE0604 - names from two lists
     *_slots,
+    "Convicted",
     "Discounted",
     "Draw",
     "EntropyRegularised",

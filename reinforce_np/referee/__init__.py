@@ -1,6 +1,7 @@
 """The referee at work: losses as estimators, assertions for tests, a panel where every known mistake shows."""
 
 from reinforce_np.referee.assertions import (
+    Convicted,
     assert_gradient,
     assert_proportional,
     assert_unbiased,
@@ -11,6 +12,7 @@ from reinforce_np.referee.losses import jax_loss, numpy_loss, torch_loss
 from reinforce_np.referee.panel import judge_on_panel
 
 __all__ = [
+    "Convicted",
     "assert_gradient",
     "assert_proportional",
     "assert_unbiased",

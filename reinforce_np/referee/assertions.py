@@ -8,6 +8,8 @@ carry the bias, the likely cause where one is known, and the problem as code. A 
 be told apart is refused, never passed.
 """
 
+import functools
+
 import numpy as np
 
 from reinforce_np.arguments import TooLargeError, number
@@ -27,6 +29,23 @@ from reinforce_np.referee.causes import likely_cause
 
 WORST = 4  # components and batches in a message
 EQUAL = 1e-9  # relative difference of two variances, computed by different routes, that is none
+
+
+class Convicted(AssertionError):
+    """An estimator that failed an assertion; the evidence is put together when it is read.
+
+    A test that looks for the smallest counterexample fails a thousand times on
+    the way, and only its last failure is ever printed.
+    """
+
+    __module__ = "reinforce_np"
+
+    def __init__(self, evidence):
+        super().__init__()
+        self.evidence = functools.cache(evidence)
+
+    def __str__(self):
+        return self.evidence()
 
 
 def assert_unbiased(
@@ -57,7 +76,7 @@ def assert_unbiased(
 
     Raises
     ------
-    AssertionError
+    Convicted
         When it is biased, or not finite for some batch; the message is the verdict and its evidence.
     ValueError
         When the gradient is zero here, and so is the mean, so that nothing can be told apart.
@@ -71,7 +90,7 @@ def assert_unbiased(
     >>> assert_unbiased(algorithms.dr_grpo(), mdp, policy, np.zeros(3), group_size=2)
     Traceback (most recent call last):
         ...
-    AssertionError: proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
+    reinforce_np.Convicted: proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
     ...
     """
     __tracebackhide__ = True
@@ -81,7 +100,7 @@ def assert_unbiased(
     if verdict.kind == "unbiased":
         return verdict
     _refuse_nothing(verdict)
-    raise AssertionError(_message(verdict, estimator, problem, options))
+    raise Convicted(lambda: _message(verdict, estimator, problem, options))
 
 
 def assert_proportional(
@@ -115,8 +134,8 @@ def assert_proportional(
 
     Raises
     ------
-    AssertionError
-        When the mean points elsewhere, or the factor is another; the message is the verdict and its evidence.
+    Convicted
+        An AssertionError: when the mean points elsewhere, or the factor is another; the message is the verdict and its evidence.
     ValueError
         When the gradient is zero here; or when no factor is given and all estimates of this problem lie on one line,
         as with one state and two actions, so that every estimator is proportional.
@@ -150,7 +169,7 @@ def assert_proportional(
         ):
             return verdict
     meant = "no positive multiple of the gradient" if factor is None else f"not {factor:g} times the gradient"
-    raise AssertionError(_message(verdict, estimator, problem, options, meant=meant, factor=factor))
+    raise Convicted(lambda: _message(verdict, estimator, problem, options, meant=meant, factor=factor))
 
 
 def assert_variance_at_most(
@@ -189,8 +208,8 @@ def assert_variance_at_most(
 
     Raises
     ------
-    AssertionError
-        When the variance is larger, or an estimate is not finite; the message names components and batches.
+    Convicted
+        An AssertionError: when the variance is larger, or an estimate is not finite; the message names components and batches.
     ValueError
         When neither estimator varies, so that there is nothing to compare.
 
@@ -206,7 +225,7 @@ def assert_variance_at_most(
     >>> assert_variance_at_most(whole_return, to_go, mdp, policy, theta)
     Traceback (most recent call last):
         ...
-    AssertionError: the total variance is ... times that of the other estimator, above 1: ...
+    reinforce_np.Convicted: the total variance is ... times that of the other estimator, above 1: ...
     ...
     """
     __tracebackhide__ = True
@@ -215,7 +234,7 @@ def assert_variance_at_most(
     options = {"exchangeable": exchangeable, "limit": limit}
     verdict = judge(estimator, problem, objective=objective, precision=precision, **options)
     if verdict.moments is None:
-        raise AssertionError(_message(verdict, estimator, problem, options))
+        raise Convicted(lambda: _message(verdict, estimator, problem, options))
     reference = exact_moments(other, problem, precision=precision, **options)
     if _deterministic(verdict.moments) and _deterministic(reference):
         raise ValueError(
@@ -225,7 +244,7 @@ def assert_variance_at_most(
     rounding = max(EQUAL, ROUNDING * verdict.moments.precision, ROUNDING * reference.precision)
     if ours <= ratio * theirs * (1 + rounding):
         return verdict
-    raise AssertionError(_variance_message(verdict, reference, ratio, estimator, problem, options))
+    raise Convicted(lambda: _variance_message(verdict, reference, ratio, estimator, problem, options))
 
 
 def assert_gradient(f, gradient, theta, *, relative=1e-7, step=None, noise=None, vectorised=False):

@@ -172,8 +172,9 @@ def _close(a, b):
 
 
 def _described(specimens):
-    """Return entries by name, with what the first ones are."""
-    words = [f"{specimen.name} ({specimen.what.rstrip('.')})" for specimen in specimens[:MOST]]
+    """Return entries by name, and what the first one is."""
+    words = [specimen.name for specimen in specimens[:MOST]]
+    words[0] += f" ({specimens[0].what.rstrip('.')})"
     hidden = len(specimens) - len(words)
     words += [f"{hidden} more"] if hidden else []
     joined = " or ".join(words)
