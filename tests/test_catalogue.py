@@ -140,7 +140,7 @@ def test_of_several_with_one_mean_the_variance_tells():
     one = likely_cause(verdict, returns.present_reward_dropped, PAIR)
     assert "that of present_reward_dropped (" in one and "action_dependent" not in one
     doubtful = replace(verdict, moments=replace(verdict.moments, variance=2 * verdict.moments.variance))
-    assert " or action_dependent (" in likely_cause(doubtful, None, PAIR)
+    assert " or action_dependent" in likely_cause(doubtful, None, PAIR)
     only = cause(returns.only_the_present_reward, PAIR)
     assert "only_the_present_reward" in only and "past_rewards_only" not in only
     assert "" == cause(lambda t, theta: parts.reinforce(t, theta, PAIR) + 0.01, PAIR)

@@ -487,7 +487,8 @@ def test_a_full_disk_is_said():
 def test_control_c_ends_with_130():
     code = "import sys; from reinforce_np.command_line import main; print('here', flush=True); sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "check", "--mdp", "frozen_lake", "--trajectories", "100000000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which jobs in the background ignore
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as running:
         assert running.stdout.readline() == b"here\n"
         time.sleep(0.3)
         running.send_signal(signal.SIGINT)

@@ -1,5 +1,6 @@
 """``train`` and ``plot`` as people use them: what they print, refuse and draw, and that a killed run goes on."""
 
+import functools
 import json
 import os
 import pathlib
@@ -164,7 +165,8 @@ LONG = [
 def stopped(path, how, delay, *more):
     """Start a run that would go on for minutes, stop it `delay` seconds after its first checkpoint, and return how it ended."""
     command = [sys.executable, "-m", "reinforce_np", *LONG, "--episodes", "800000", *more, "--checkpoint", str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which jobs in the background ignore
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as process:
         while not path.exists():
             assert process.poll() is None, process.stderr.read()
             time.sleep(0.002)
