@@ -143,6 +143,42 @@ def test_a_packed_batch_is_a_record_like_any_other(small_blocks):
         batch.colour
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint64])
+def test_states_and_actions_may_be_any_whole_numbers(dtype):
+    """200 pairs do not fit into 8 bits; nor does the memory order of some arrays change anything for the others."""
+    mdp = examples.random_mdp(n_states=50, n_actions=4, n_outcomes=2, horizon=6, rng=0)
+    problem = mdp, TabularSoftmax(50, 4), np.sin(np.arange(200))
+    batch, estimator = sample(*problem, 300, rng=0), Estimator(RewardToGo(0.1))
+    expected = estimator.per_trajectory(batch, *problem)
+    narrow = dataclasses.replace(
+        batch,
+        states=np.ascontiguousarray(batch.states.astype(dtype)),
+        actions=np.asfortranarray(batch.actions.astype(dtype)),
+        rewards=np.ascontiguousarray(batch.rewards),
+    )
+    assert_exact(estimator.per_trajectory(narrow, *problem), expected)
+    assert_exact(estimator.gradient(narrow, *problem), expected.mean(axis=0))
+
+
+def test_trajectories_without_reward_have_no_gradient():
+    problem = LAKE, WALKER, np.sin(np.arange(64))
+    batch, estimator = sample(*problem, 400, rng=0), Estimator(RewardToGo())
+    paid = batch.rewards.any(axis=1)
+    assert 0 < paid.sum() < 100
+    score, discounts = WALKER.score(problem[2]), 0.9 ** np.arange(30)
+    expected = np.zeros((400, 64))
+    for n in np.flatnonzero(paid):  # one reward of 1, at the end
+        for t in range(batch.lengths[n]):
+            expected[n] += discounts[batch.lengths[n] - 1] * score[batch.states[n, t], batch.actions[n, t]]
+    for same_batch in (sample(*problem, 400, rng=0), written_out(batch), dataclasses.replace(batch)):
+        assert_exact(estimator.per_trajectory(same_batch, *problem), expected)
+    unpaid = batch.take(~paid)
+    assert not estimator.per_trajectory(unpaid, *problem).any()
+    wrong = dataclasses.replace(unpaid, states=unpaid.states + 16)
+    with pytest.raises(ValueError, match=r"states\[0, 0\]=16 is out of range"):
+        estimator.per_trajectory(wrong, *problem)
+
+
 # --- streams
 
 ESTIMATORS = {

@@ -102,7 +102,9 @@ class RewardToGo:
 
     def credit(self, batch):
         """Return G_t − b, shape (N, T)."""
-        return rewards_to_go(batch.rewards, batch.gamma) - look_up("baseline", self.baseline, batch.trajectories)
+        credit = rewards_to_go(batch.rewards, batch.gamma)
+        credit -= look_up("baseline", self.baseline, batch.trajectories)
+        return credit
 
     def trace(self, batch):
         """c = r, p = r − b, κ = γ."""

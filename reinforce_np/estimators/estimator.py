@@ -181,11 +181,11 @@ class Estimator:
         """Return w[n, t] of what `batch` returned, shape (N, T)."""
         discount = batch.gamma ** np.arange(batch.trajectories.n_steps) if self.discounted_score else 1.0
         with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
-            credit = self.ratio.weigh(batch, self.advantage)
-            w = credit if self.advantage.from_start else discount * credit
+            w = np.where(batch.mask, self.ratio.weigh(batch, self.advantage), 0.0)
+            if not self.advantage.from_start:
+                w *= discount
             if self.penalty:
-                w = w + discount * sum(penalty.loss_weights(batch) for penalty in self.penalty)
-            w = np.where(batch.mask, w, 0.0)
+                w += np.where(batch.mask, discount * sum(penalty.loss_weights(batch) for penalty in self.penalty), 0.0)
             w *= self.normaliser.scale(batch)
             all_finite = np.isfinite(w.sum())  # if one is not, neither is the sum
         if not all_finite and not np.isfinite(w).all():
@@ -213,26 +213,30 @@ class Estimator:
         w = self.batch_weights(batch)
         S, A = batch.policy.n_states, batch.policy.n_actions
         chunk = max(CELLS // (S * A), 1)
-        parts = []
+        result = np.empty((n_rows, batch.policy.n_parameters))
         for first in range(0, n_rows, chunk):
             n = slice(*np.searchsorted(row, [first, first + chunk]))
-            state = (row[n] - first)[:, None] * S + batch.trajectories.states[n]  # of a row
-            cell = state * A + batch.trajectories.actions[n]
+            cell = np.multiply(
+                batch.trajectories.states[n], A, dtype=np.intp, casting="unsafe"
+            )  # from any whole numbers
+            cell += batch.trajectories.actions[n].astype(np.intp, copy=False)
+            cell += (row[n] - first)[:, None] * (S * A)
+            state = cell // A if self.penalty else None
             shape = (min(chunk, n_rows - first), S, A)
-            cells = _added_up(cell, w[n], shape)
+            cells = _added_up(cell, w[n] * times, shape)
             for penalty in self.penalty:
                 table = penalty.all_actions(batch)
                 if table is not None:
-                    cells += _added_up(state, self._passive(batch, n), shape[:2])[..., None] * table
+                    cells += _added_up(state, times * self._passive(batch, n), shape[:2])[..., None] * table
             gradients = batch.policy.contract(batch.theta, cells)
-            if batch.is_density:
-                visits = _added_up(state, self._passive(batch, n), shape[:2])
+            if batch.is_density and self.penalty:
+                visits = _added_up(state, times * self._passive(batch, n), shape[:2])
                 gradients = gradients + sum(penalty.of_density(batch, visits) for penalty in self.penalty)
             if isinstance(self.advantage, PerComponent):
-                visits = _added_up(cell, self._passive(batch, n, not self.advantage.from_start), shape)
+                visits = _added_up(cell, times * self._passive(batch, n, not self.advantage.from_start), shape)
                 gradients -= self._component_baseline(batch, visits)
-            parts.append(np.multiply(gradients, times, out=gradients))
-        return np.concatenate(parts) if len(parts) > 1 else parts[0]
+            result[first : first + chunk] = gradients
+        return result
 
     def _passive(self, batch, n, discounted=True):
         """Return what multiplies closed forms, which carry no credit, at the steps of the trajectories `n`."""

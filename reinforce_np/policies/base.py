@@ -224,9 +224,11 @@ class SoftmaxPolicy:
                 f"weights have shape {weights.shape}; the last axes must be ({self.n_states}, {self.n_actions})"
             )
         if logits is not None:
-            weights = np.where(logits.real == -np.inf, 0.0, weights)
+            masked = logits.real == -np.inf
+            weights = np.where(masked, 0.0, weights) if masked.any() else weights
             probabilities = softmax.softmax(logits, self.temperature)
-        return self.pull_back(softmax.contract_logit_score(probabilities, weights)) / self.temperature
+        pulled = self.pull_back(softmax.contract_logit_score(probabilities, weights))
+        return pulled if self.temperature == 1.0 else pulled / self.temperature
 
     def hessian_contract(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇²_θ log π_θ(a|s), shape (D, D).
