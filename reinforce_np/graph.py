@@ -21,6 +21,14 @@ def reachable(mdp, possible, steps=None):
     return seen
 
 
+def restricted(mdp, states):
+    """Return the model that has only the given states, in ascending order; what leads out of them must be impossible."""
+    new = np.zeros(mdp.n_states, dtype=np.intp)
+    new[states] = np.arange(len(states))
+    fields = {name: getattr(mdp, name)[states] for name in ("probability", "reward", "terminated", "initial")}
+    return mdp.replace(**fields, next_state=new[mdp.next_state[states]])
+
+
 def can_end(mdp, possible):
     """Return from which states (S,) termination is possible."""
     source, target = _moves(mdp, possible)

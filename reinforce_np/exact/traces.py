@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reinforce_np import graph
 from reinforce_np.estimators import (
     GAE,
     ClippedRatio,
@@ -148,17 +149,14 @@ class LinearTrace:
         -------
         LinearTrace
         """
-        mdp, advantage = self.mdp, self.estimator.advantage
-        new = np.zeros(mdp.n_states, dtype=np.intp)
-        new[states] = np.arange(len(states))
-        fields = {name: getattr(mdp, name)[states] for name in ("probability", "reward", "terminated", "initial")}
-        smaller = mdp.replace(**fields, next_state=new[mdp.next_state[states]])
+        advantage = self.estimator.advantage
         name = "baseline" if isinstance(advantage, RewardToGo) else "critic"
         table = getattr(advantage, name)
         if table.ndim:
             advantage = replace(advantage, **{name: table[..., states]})
         tables = {name: getattr(self, name)[states] for name in ("behaviour", "rho", "rewards", "loss", "factor")}
         passive = None if self.passive is None else self.passive[states]
+        smaller = graph.restricted(self.mdp, states)
         return LinearTrace(smaller, passive=passive, estimator=replace(self.estimator, advantage=advantage), **tables)
 
     def scale(self):
