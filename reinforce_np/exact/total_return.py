@@ -98,8 +98,8 @@ class _Pairs:
         self.ends = np.stack([(np.where(mdp.terminated, W, 0.0) * power).sum(axis=2) for power in powers], axis=1)
         self.M = np.zeros((S, 3, A, J, 3))
         for i in range(3):
-            for l in range(i + 1):
-                self.M[:, i, :, :, l] = BINOMIAL[i][l] * mdp.gamma**l * paid[i - l]
+            for low in range(i + 1):
+                self.M[:, i, :, :, low] = BINOMIAL[i][low] * mdp.gamma**low * paid[i - low]
         self.M_sum = self.M.sum(axis=2)
         self.R = np.zeros((S, 3))
         self.R[:, 0] = 1.0  # E[Rⁱ | s] of what is still to come, and the moments of what is behind:
