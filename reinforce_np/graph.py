@@ -8,9 +8,25 @@ def possible_outcomes(mdp, pi):
     return (mdp.probability > 0) & (pi > 0)[:, :, None]
 
 
-def reachable(mdp, possible):
-    """Return which states (S,) an episode can be in, its start included."""
-    return _spread(mdp.initial > 0, *_moves(mdp, possible))
+def reachable(mdp, possible, steps=None):
+    """Return which states (S,) an episode can be in after at most so many steps, its start included."""
+    seen = mdp.initial > 0
+    edge = np.flatnonzero(seen)
+    while edge.size and steps != 0:
+        moves = possible[edge] & ~mdp.terminated[edge]
+        new = mdp.next_state[edge][moves]
+        edge = np.unique(new[~seen[new]])
+        seen[edge] = True
+        steps = None if steps is None else steps - 1
+    return seen
+
+
+def restricted(mdp, states):
+    """Return the model that has only the given states, in ascending order; what leads out of them must be impossible."""
+    new = np.zeros(mdp.n_states, dtype=np.intp)
+    new[states] = np.arange(len(states))
+    fields = {name: getattr(mdp, name)[states] for name in ("probability", "reward", "terminated", "initial")}
+    return mdp.replace(**fields, next_state=new[mdp.next_state[states]])
 
 
 def can_end(mdp, possible):

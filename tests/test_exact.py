@@ -1080,8 +1080,8 @@ def test_the_merged_chain_gives_what_the_steps_give(problem, dense, n_policies):
 def test_long_sweeps_over_merged_chains(mdp):
     """By powers (the lake), by gathering (the random model), and by adding up where too many states lead to one (the hub)."""
     pi = np.random.default_rng(0).dirichlet(np.ones(mdp.n_actions), size=mdp.n_states)
-    for probabilities in (pi, pi * (1 + 1e-3j), np.stack([pi, pi[::-1]], axis=-1)):
-        assert_the_chain_gives_what_the_steps_give(mdp, probabilities)
+    for policies in (pi, pi * (1 + 1e-3j), np.stack([pi, pi[::-1]], axis=-1)):
+        assert_the_chain_gives_what_the_steps_give(mdp, policies)
     into, pair, entered_by, entered_from = mdp.neighbours
     s, a, k = np.nonzero(mdp.continuation)
     assert np.array_equal(into.ravel()[pair[s, a, k]], mdp.next_state[s, a, k])

@@ -40,8 +40,10 @@ from reinforce_np import (
     count_trajectories,
     exact,
     examples,
+    graph,
+    random_mdp,
 )
-from reinforce_np.exact import moments, moments_by_enumeration, moments_by_recursion, recursion, traces
+from reinforce_np.exact import moments, moments_by_enumeration, moments_by_recursion, pairs, recursion, traces
 from reinforce_np.exact.laws import has_recursion
 
 FLOOR = 1e-3  # of the largest component: what a smaller one is rounded by
@@ -464,12 +466,61 @@ def test_a_mean_of_zero_settles_too(monkeypatch):
 
 @pytest.mark.parametrize("covariance", [False, True])
 def test_work_is_linear_in_the_horizon(monkeypatch, covariance):
-    calls, one_step = [], recursion._step
+    calls, one_step, ahead = [], recursion._step, pairs.Pairs.ahead
     monkeypatch.setattr(recursion, "_step", lambda *args: calls.append(args[2]) or one_step(*args))
+    monkeypatch.setattr(pairs.Pairs, "ahead", lambda *args: calls.append("pairs") or ahead(*args))
     for T in (5, 50):
-        calls.clear()
-        moments(algorithms.reinforce(), REFEREE.replace(horizon=T), POLICY, THETA, covariance=covariance)
-        assert calls == list(reversed(range(T)))
+        for estimator, expected in (
+            (algorithms.reinforce(), ["pairs"] * T),
+            (Estimator(NStep(0.5, 3)), list(reversed(range(T)))),
+        ):
+            calls.clear()
+            moments(estimator, REFEREE.replace(horizon=T), POLICY, THETA, covariance=covariance)
+            assert calls == expected
+
+
+def lost_in_a_corner(horizon=12):
+    """Six random states, of which the last two cannot be reached; the fourth ends every episode that gets there."""
+    mdp = random_mdp(n_states=6, n_actions=3, n_outcomes=3, horizon=horizon, rng=4)
+    next_state = np.where(np.arange(6)[:, None, None] < 4, mdp.next_state % 4, mdp.next_state)
+    return mdp.replace(next_state=next_state, terminated=next_state == 3, initial=[0.5, 0.0, 0.5, 0, 0, 0])
+
+
+@pytest.mark.parametrize("policy", [TabularSoftmax(6, 3), LinearSoftmax(np.cos(np.arange(90.0)).reshape(6, 3, 5))])
+@pytest.mark.parametrize("sizes", [(2**16, 2**16), (1, 1), (100, 50)], ids=repr)
+def test_sweeps_over_pairs_are_sweeps_over_outcomes(monkeypatch, policy, sizes):
+    """Longer than can be listed; all steps and states at once, and a few at a time."""
+    monkeypatch.setattr(pairs, "OUTCOMES", sizes[0])
+    monkeypatch.setattr(pairs, "NUMBERS", sizes[1])
+    mdp, theta = lost_in_a_corner(), np.sin(np.arange(float(policy.n_parameters)))
+    table = np.cos(np.arange(13 * 6.0)).reshape(13, 6)
+    for estimator in (
+        algorithms.reinforce(),
+        Estimator(RewardToGo(table), discounted_score=False),
+        Estimator(GAE(table[0], 0.7), penalty=KLPenalty(-theta, 0.5), normaliser=Constant(4)),
+        Estimator(GAE(table, 0.4, bootstrap_at_truncation=True), ratio=PerDecisionRatio()),
+        Estimator(GAE(0.5, 0.9), ratio=VTrace(0.75, 2.0), penalty=EntropyBonus(0.5, "loss")),
+    ):
+        trace = traces.linear_trace(estimator, mdp, policy, theta, None if estimator.ratio == OnPolicy() else -theta)
+        psi = policy.score_along(theta, np.eye(len(theta)))
+        expected = recursion.sweep_by_outcomes(trace, psi, covariance=True)
+        rms = np.sqrt(expected.second)
+        for covariance in (False, True):
+            found = recursion.sweep(trace, psi, covariance=covariance)
+            assert_exact(found.first, expected.first, np.maximum(rms, 0.1))
+            assert_exact(found.second, expected.second, np.maximum(rms, 0.1) ** 2)
+            assert_exact(found.by_state[[0, 2]], expected.by_state[[0, 2]], rms.max())
+            two_states = psi * (np.arange(6) < 2)[:, None, None]
+            found_there, expected_there = (f(trace, two_states) for f in (recursion.sweep, recursion.sweep_by_outcomes))
+            assert_exact(found_there.second, expected_there.second, np.maximum(rms, 0.1) ** 2)
+        assert_exact(found.outer, expected.outer, rms.max() ** 2)
+
+
+@pytest.mark.parametrize("horizon", [1, 2, 5, 6])
+def test_states_that_only_the_last_step_reaches_count(horizon):
+    mdp = examples.delayed_chain(length=5).replace(horizon=horizon)
+    assert graph.reachable(mdp, mdp.probability > 0, horizon - 1).sum() == min(horizon, 5)
+    assert_route("recursion", Estimator(RewardToGo(1.0)), (mdp, TabularSoftmax(6, 2), np.sin(np.arange(12.0))))
 
 
 def test_a_trace_is_none_where_there_is_none():

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import graph
+from reinforce_np.estimators import NStep
 from reinforce_np.exact import bellman
+from reinforce_np.exact.pairs import moments_over_pairs
 
 MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
 NOTHING = 1e-6  # deviation relative to the mean whose square, times SETTLED, is far below rounding
@@ -28,7 +30,7 @@ class Sweep:
     outer : array (E, E) or None
         E[XXᵀ], when asked for.
     by_state : array (S, E)
-        E[X | first state].
+        E[X | first state], of those that the start can reach.
     """
 
     first: np.ndarray
@@ -38,7 +40,31 @@ class Sweep:
 
 
 def sweep(trace, psi, *, power=1, covariance=False):
-    """Run the recursion of `traces` under the measure of ρ to the given power.
+    """Run the recursion of `traces` under the measure of ρ to the given power, over pairs of states where that will do.
+
+    Parameters
+    ----------
+    trace, psi, power, covariance
+        As in `sweep_by_outcomes`.
+
+    Returns
+    -------
+    Sweep
+    """
+    mdp = trace.mdp
+    bank = isinstance(trace.estimator.advantage, NStep)
+    if not mdp.horizon or bank or trace.passive is not None or power != 1:
+        return sweep_by_outcomes(trace, psi, power=power, covariance=covariance)
+    states = np.flatnonzero(graph.reachable(mdp, trace.measure(1) > 0, mdp.horizon - 1))
+    by_state = np.zeros(psi.shape[::2])
+    if len(states) < mdp.n_states:
+        trace, psi = trace.restricted(states), psi[states]
+    first, second, outer, by_state[states] = moments_over_pairs(trace, psi, covariance)
+    return Sweep(first, second, outer, by_state)
+
+
+def sweep_by_outcomes(trace, psi, *, power=1, covariance=False):
+    """Run the recursion of `traces` as it is written, outcome by outcome.
 
     The occupancy o_t(s) of η² runs forwards first; then one sweep backwards
     adds up H(s,a) = Σ_t o_t(s) (½ ψ E[w²] + η y), and E[XXᵀ] = Σ ψHᵀ + Hψᵀ at the end.

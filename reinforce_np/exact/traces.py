@@ -41,6 +41,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from reinforce_np import graph
 from reinforce_np.estimators import (
     GAE,
     ClippedRatio,
@@ -136,13 +137,35 @@ class LinearTrace:
             V = np.einsum("sak,sak->s", W, self.rewards + self.mdp.gamma * live * V[self.mdp.next_state])
         return V
 
+    def restricted(self, states):
+        """Return the trace of the model that has only the given states; what leads out of them must have measure zero.
+
+        Parameters
+        ----------
+        states : int array (R,)
+            In ascending order.
+
+        Returns
+        -------
+        LinearTrace
+        """
+        advantage = self.estimator.advantage
+        name = "baseline" if isinstance(advantage, RewardToGo) else "critic"
+        table = getattr(advantage, name)
+        if table.ndim:
+            advantage = replace(advantage, **{name: table[..., states]})
+        tables = {name: getattr(self, name)[states] for name in ("behaviour", "rho", "rewards", "loss", "factor")}
+        passive = None if self.passive is None else self.passive[states]
+        smaller = graph.restricted(self.mdp, states)
+        return LinearTrace(smaller, passive=passive, estimator=replace(self.estimator, advantage=advantage), **tables)
+
     def scale(self):
         """Return what the normaliser divides a sum over steps by, the number of trajectories apart."""
         normaliser = self.estimator.normaliser
         return 1.0 / normaliser.c if isinstance(normaliser, Constant) else 1.0
 
     def at(self, t):
-        """Return the signals of step t."""
+        """Return the signals of step t; of an int array (B,) of steps, with an axis in front where they depend on it."""
         advantage, ratio, gamma = self.estimator.advantage, self.estimator.ratio, self.mdp.gamma
         score = gamma if self.estimator.discounted_score else 1.0
         rho = self.rho[:, :, None]
@@ -168,8 +191,8 @@ class LinearTrace:
     def _temporal_difference(self, t):
         mdp, critic = self.mdp, self.estimator.advantage.critic
         now, after = _state(critic, t), _state(critic, t + 1, mdp)
-        last = mdp.horizon is not None and t == mdp.horizon - 1
-        bootstraps = ~mdp.terminated & (not last or self.estimator.advantage.bootstrap_at_truncation)
+        cut = np.reshape(t == -1 if mdp.horizon is None else t == mdp.horizon - 1, (*np.shape(t), 1, 1, 1))
+        bootstraps = ~mdp.terminated & (~cut | self.estimator.advantage.bootstrap_at_truncation)
         return self.rewards + mdp.gamma * np.where(bootstraps, after, 0.0) - now
 
 
@@ -280,5 +303,6 @@ def _state(table, t, mdp=None):
     """Return b_t(s), shaped for (S, A, K); or b_t(s') of every outcome when the model is given."""
     if table.ndim == 0:
         return table
-    row = table if table.ndim == 1 else table[t] if t < len(table) else np.zeros(table.shape[1])
-    return row[:, None, None] if mdp is None else row[mdp.next_state]
+    if table.ndim == 2:
+        table = np.concatenate([table, np.zeros((1, table.shape[1]))])[np.minimum(t, len(table))]
+    return table[..., None, None] if mdp is None else table[..., mdp.next_state]
