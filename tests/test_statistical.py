@@ -35,7 +35,8 @@ from reinforce_np import (
     smallest_detectable_bias,
     trajectories_needed,
 )
-from reinforce_np.checks import counts, facts, independence
+from reinforce_np.checks import counts, estimates, facts, independence
+from reinforce_np.checks.estimates import estimates_of
 from reinforce_np.checks.laws import law_of
 from reinforce_np.checks.processes import SCALES
 from reinforce_np.checks.runs import RunTest
@@ -95,6 +96,9 @@ def test_functions_are_judged_by_whatever_is_known(knowledge, estimator, problem
     assert right.guaranteed
     assert right
     assert right.source == source
+    assert (right.log_e_value != 0) == (knowledge == "listed")  # only then is the whole law known
+    if knowledge in ("listed", "like"):
+        assert_exact(right.standard_error**2 * n, moments(estimator, problem).variance, scale=10)
     if knowledge != "bound":  # which allows for 20 times the scatter there is
         wrong = confirm(as_function(estimator, -1.0), problem, n=n, rng=0, **options)
         assert wrong.rejected
@@ -290,6 +294,7 @@ WRONG_SAMPLERS = {  # what is wrong, and which fact shows it
     "truncated is called terminated": (relabelled(terminated=lambda b: np.ones(len(b), bool), truncated=lambda b: np.zeros(len(b), bool)), "possible"),
     "the limit is a step early": (lambda n, rng: draw(n, rng, mdp=MDP.replace(horizon=2)), "possible"),
     "the limit is a step late": (lambda n, rng: draw(n, rng, mdp=MDP.replace(horizon=4)), "possible"),
+    "another state is recorded at the cut": (relabelled(final_states=lambda b: (b.final_states + 1) % 3), "possible"),
     "the previous reward is added": (relabelled(rewards=lambda b: b.rewards + np.roll(b.rewards, 1, axis=1)), "possible"),
     "log-probabilities of a colder policy": (relabelled(log_probabilities=lambda b: 1.1 * b.log_probabilities), "possible"),
     "drawn from a colder policy": (lambda n, rng: dataclasses.replace(b := draw(n, rng, behaviour=1.4 * THETA), log_probabilities=not_recorded(b)), "actions"),
@@ -336,9 +341,40 @@ def test_what_is_not_recorded_is_not_judged_but_what_is_wrong_is_named():
     text = str(confirm(REINFORCE, PROBLEM, n=1000, sampler=WRONG_SAMPLERS["two workers, one seed"][0], rng=0))
     assert "of batches 1/" in text
     assert "are not independent: their products average" in text
+    one_start = PROBLEM.replace(mdp=MDP.replace(initial=[0.0, 1.0, 0.0]))
+    assert "the model never starts there" in str(confirm(REINFORCE, one_start, n=30, sampler=draw, rng=0))
     called = []
     confirm(REINFORCE, PROBLEM, n=30, call=7, sampler=lambda n, rng: draw(called.append(n) or n, rng), rng=0)
     assert called == [7, 7, 7, 7, 2]
+
+
+def test_facts_add_up_call_by_call():
+    """Ten batches in calls of 3, 3, 3 and 1: calls are compared in pairs, and every test is counted."""
+    law, alpha = law_of(algorithms.rloo(), GROUPS, Discounted()), 1e-3
+    found = facts.SamplerFacts(GROUPS, law, lambda n, rng: draw(n, rng, GROUPS), 10, 3, alpha, 0)
+    says, steps = [], 0
+    for batches in found.calls():
+        X = estimates_of(algorithms.rloo(), batches, GROUPS)
+        found.add(batches, X)
+        own = (
+            np.stack([batches.lengths, rewards_to_go(batches.rewards, MDP.gamma)[:, 0]], axis=1)
+            .reshape(-1, 4, 2)
+            .mean(axis=1)
+        )
+        says.append(np.concatenate([own, X], axis=1) - np.concatenate([found.of_means.means, law.gradient]))
+        steps += batches.lengths.sum()
+    assert [len(Z) for Z in says] == [3, 3, 3, 1]
+    assert found.n_starts.sum() == 2 * 10
+    assert found.n_actions.sum() == found.n_outcomes.sum() == steps
+    assert found.n_sets == {
+        "neighbours": 3, "batches 1/2 of a call apart": 3, "batches 1/3 of a call apart": 3, "a whole call": 3,
+        "two calls, place by place": 4,
+    }  # fmt: skip
+    expected = (says[0] * says[1]).sum(axis=0) + (says[2][:1] * says[3]).sum(axis=0)
+    assert_exact(found.product_totals["two calls, place by place"], expected, scale=100)
+    assert_exact(found.totals / 10, found.of_means.means + np.concatenate(says).mean(axis=0)[:2], scale=10)
+    n_tests = 2 * 2 + 5 * 2 * (2 + 9) + 3  # length and return; five kinds of sets; three tables of counts
+    assert math.isclose(found.log_odds, math.log((law.n_tests + n_tests) / alpha), rel_tol=1e-12)
 
 
 def test_lengths_and_returns_have_their_exact_moments():
@@ -423,6 +459,48 @@ def false_alarms(law, values, p, n=200, seed=0):
 @pytest.mark.parametrize("name", LAWS)
 def test_false_alarms_are_fewer_than_alpha(name):
     assert false_alarms(*LAWS[name]) < ALPHA
+
+
+def test_all_moments_together_see_what_each_does_not():
+    """Rare estimates of the wrong sign: too rare for a test by the variance, impossible for the law."""
+    near = PROBLEM.replace(theta=np.tile([6.0, 0.0, -1.0], 3))
+    found = next(r for seed in range(40) if not (r := confirm(SIGN, near, n=10_000, rng=seed)))
+    assert found.log_probability.min() > -found.log_odds
+    assert found.log_e_value > found.log_odds
+    assert "all components and moments together would deviate this much" in str(found)
+
+
+def test_batches_are_drawn_whole_and_in_the_order_of_sample(monkeypatch):
+    problem = ELSEWHERE.replace(prompts=3, group_size=2)
+    whole = sample(MDP, POLICY, THETA, 6 * 3000, behaviour=ELSEWHERE.behaviour, group_size=2, rng=5)
+    for cells in (estimates.CELLS, 9 * 6 * 100):
+        monkeypatch.setattr(estimates, "CELLS", cells)
+        parts = list(estimates.batches_drawn(problem, 3000, rng=5))
+        assert [len(part) % 6 for part in parts] == [0] * len(parts)
+        assert max(map(len, parts)) <= cells // 9
+        assert np.array_equal(concatenate(parts).actions, whole.actions)
+
+
+def test_batches_are_different_when_anything_recorded_is():
+    """Three batches of two: equal, but for what is changed in the last trajectory of the last."""
+    one = sample(MDP, POLICY, THETA, 1, rng=0)
+    six = concatenate([one] * 6)
+    assert [len(part) for part in estimates._different(six, 3)] == [1, 3]
+    for name in (
+        "states",
+        "actions",
+        "rewards",
+        "lengths",
+        "terminated",
+        "truncated",
+        "final_states",
+        "log_probabilities",
+    ):
+        array = getattr(six, name).copy()
+        array[5] = ~array[5] if array.dtype == bool else array[5] - 1
+        first, kind = estimates._different(dataclasses.replace(six, **{name: array}), 3)
+        assert kind[0] == kind[1] != kind[2]
+        assert sorted(first) == [0, 2]
 
 
 def test_half_the_variance_has_more_false_alarms_than_alpha():
