@@ -776,8 +776,9 @@ def test_rows_of_some_states_are_rows_of_the_whole(kind):
     else:
         policy, theta = LinearSoftmax(np.cos(np.arange(36.0)).reshape(6, 3, 2), mask=mask), np.array([1.0, -2.0])
     assert np.array_equal(policy.log_probabilities(theta, states), policy.log_probabilities(theta)[states])
-    with_pi = policy.contract(theta, mask * 2.0, probabilities=policy.probabilities(theta))
-    assert np.array_equal(with_pi, policy.contract(theta, mask * 2.0))
+    pi = policy.probabilities(theta)
+    weights = np.where(pi > 0, np.arange(18.0).reshape(6, 3), 0.0)
+    assert np.array_equal(policy.contract(theta, weights, probabilities=pi), policy.contract(theta, weights))
 
 
 def test_complaints_about_some_states_name_them_as_in_the_whole():
