@@ -10,6 +10,8 @@ from reinforce_np.trajectories import PADDING, Trajectories
 LIMIT = 2**20  # trajectories
 MEMORY_LIMIT = 2**30  # bytes of the arrays returned
 BYTES_PER_CELL = 32  # four (N, T) arrays of eight bytes
+MANY = 2**12  # states of a model of which only those on the way are looked at while trajectories are counted,
+OFTEN = 20  # for so many steps
 
 
 class Enumeration(NamedTuple):
@@ -60,12 +62,15 @@ def enumerate_trajectories(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
     limit = arguments.integer("limit", limit, low=1)
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(theta)
-    log_mu = (
-        policy.log_probabilities(theta) if behaviour is None else policy.log_probabilities_of("behaviour", behaviour)
-    )
-    possible = graph.possible_outcomes(mdp, np.exp(log_mu))
-    n_steps = _check_size(mdp, possible, limit)
-    cells, counts = _cells(possible)
+    if behaviour is not None:
+        log_mu_of = policy.log_probabilities_of("behaviour", behaviour).__getitem__
+    elif mdp.n_states <= MANY:
+        log_mu_of = policy.log_probabilities(theta).__getitem__
+    else:
+        log_mu_of = _rows(lambda states: policy.log_probabilities(theta, states))
+    n_steps = _check_size(mdp, lambda states: _possible(mdp, log_mu_of(states), states), limit)
+    log_mu = log_mu_of(slice(None))
+    cells, counts = _cells(_possible(mdp, log_mu))
     first = np.cumsum(counts) - counts
 
     state = np.flatnonzero(mdp.initial > 0)
@@ -143,7 +148,7 @@ def count_trajectories(mdp, policy=None, theta=None):
         else np.exp(policy.log_probabilities(policy.real_theta(theta)))
     )
     possible = graph.possible_outcomes(mdp, pi)
-    horizon = _longest_episode(mdp, possible) if mdp.horizon is None else mdp.horizon
+    horizon = _longest_episode(mdp, possible.__getitem__) if mdp.horizon is None else mdp.horizon
     ends = (possible & mdp.terminated).sum(axis=(1, 2)).astype(object)
     source, target = np.nonzero(possible & ~mdp.terminated)[0], mdp.next_state[possible & ~mdp.terminated]
     counts = np.full(mdp.n_states, 1, dtype=object)
@@ -154,11 +159,31 @@ def count_trajectories(mdp, policy=None, theta=None):
     return int(sum(counts[mdp.initial > 0]))
 
 
-def _check_size(mdp, possible, limit):
+def _rows(table):
+    """Return the function that asks `table` for the rows of some states at a time, and for all of them when asked often."""
+    whole: list = []
+    asked = 0
+
+    def rows(states):
+        nonlocal asked
+        asked += 1
+        if not whole and (asked > OFTEN or isinstance(states, slice)):
+            whole.append(table(slice(None)))
+        return whole[0][states] if whole else table(states)
+
+    return rows
+
+
+def _possible(mdp, log_mu, states=slice(None)):
+    """Return which outcomes of some states have positive probability."""
+    return (mdp.probability[states] > 0) & (np.exp(log_mu) > 0)[:, :, None]
+
+
+def _check_size(mdp, possible_from, limit):
     """Return the number of steps to enumerate, or refuse quickly and say what to use instead."""
-    n_steps = _longest_episode(mdp, possible) if mdp.horizon is None else mdp.horizon
+    n_steps = _longest_episode(mdp, possible_from) if mdp.horizon is None else mdp.horizon
     affordable = min(limit, MEMORY_LIMIT // (BYTES_PER_CELL * max(n_steps, 1)))
-    n, t = _count_until(mdp, possible, n_steps, affordable)
+    n, t = _count_until(mdp, possible_from, n_steps, affordable)
     if n > affordable:
         how_many = f"{n} trajectories" if t == n_steps else f"{n} trajectories in its first {t} of {n_steps} steps"
         raise arguments.TooLargeError(
@@ -169,7 +194,7 @@ def _check_size(mdp, possible, limit):
     return n_steps
 
 
-def _count_until(mdp, possible, n_steps, limit):
+def _count_until(mdp, possible_from, n_steps, limit):
     """Count the trajectories of the first t steps, stopping at the first t where there are more than `limit`.
 
     Touches only the states that can be reached by then, so that refusing a
@@ -182,7 +207,7 @@ def _count_until(mdp, possible, n_steps, limit):
         n = finished + int(counts.sum())
         if n > limit or t == n_steps or not len(states):
             return n, t
-        outcome = possible[states]
+        outcome = possible_from(states)
         ends = outcome & mdp.terminated[states]
         finished += int((counts * ends.sum(axis=(1, 2))).sum())
         moves = outcome & ~ends
@@ -193,13 +218,13 @@ def _count_until(mdp, possible, n_steps, limit):
     raise AssertionError("the loop returns at t = n_steps")
 
 
-def _longest_episode(mdp, possible):
+def _longest_episode(mdp, possible_from):
     """Return the length of the longest episode of a model without cycles."""
     states = np.flatnonzero(mdp.initial > 0)
     for t in range(mdp.n_states + 1):
         if not len(states):
             return t
-        moves = possible[states] & ~mdp.terminated[states]
+        moves = possible_from(states) & ~mdp.terminated[states]
         states = np.unique(mdp.next_state[states][moves])
     raise arguments.TooLargeError(
         "enumeration refused: horizon=None and the model has a cycle, so there are infinitely many trajectories: "

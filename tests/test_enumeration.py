@@ -327,6 +327,27 @@ def gridworld(side):
     )
 
 
+@pytest.mark.parametrize("branches", [False, True])
+def test_of_a_huge_policy_only_the_states_on_the_way_are_looked_at(monkeypatch, branches):
+    """Until it is clear that the model is not too large, or will not soon be."""
+    mdp, asked = gridworld(70), []
+    policy, theta = TabularSoftmax(4900, 4, mask=np.tile([True, branches, False, branches], (4900, 1))), np.zeros(19600)
+    original = TabularSoftmax.log_probabilities
+
+    def log_probabilities(policy, theta, states=slice(None)):
+        asked.append(policy.n_states if isinstance(states, slice) else len(states))
+        return original(policy, theta, states)
+
+    monkeypatch.setattr(TabularSoftmax, "log_probabilities", log_probabilities)
+    if branches:
+        with pytest.raises(TooLargeError, match=r"177147 trajectories in its first 11 of 100 steps"):
+            enumerate_trajectories(mdp, policy, theta, limit=100_000)
+        assert len(asked) == 11 and sum(asked) < 1000
+    else:
+        assert len(enumerate_trajectories(mdp, policy, theta).trajectories) == 1
+        assert asked == [1] * enumeration.OFTEN + [4900]
+
+
 def test_a_huge_model_is_refused_without_enumerating(monkeypatch):
     """A hundred steps on 100 000 cells: the count stops where it exceeds the limit, at the tenth."""
     mdp = gridworld(317)

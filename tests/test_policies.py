@@ -762,3 +762,29 @@ def test_a_linear_policy_with_indicator_features_is_the_tabular_one(name):
     )
     d = np.arange(1.0, S + 1)
     assert_exact(linear.fisher_information(theta, d), policy.fisher_information(theta, d))
+
+
+# Some states only.
+
+
+@pytest.mark.parametrize("kind", ["tabular", "linear"])
+def test_rows_of_some_states_are_rows_of_the_whole(kind):
+    mask, states = np.arange(18).reshape(6, 3) % 5 > 0, np.array([4, 1])
+    if kind == "tabular":
+        policy, theta = TabularSoftmax(6, 3, mask=mask), np.sin(np.arange(18.0))
+        theta[4 * 3] = -np.inf
+    else:
+        policy, theta = LinearSoftmax(np.cos(np.arange(36.0)).reshape(6, 3, 2), mask=mask), np.array([1.0, -2.0])
+    assert np.array_equal(policy.log_probabilities(theta, states), policy.log_probabilities(theta)[states])
+    pi = policy.probabilities(theta)
+    weights = np.where(pi > 0, np.arange(18.0).reshape(6, 3), 0.0)
+    assert np.array_equal(policy.contract(theta, weights, probabilities=pi), policy.contract(theta, weights))
+
+
+def test_complaints_about_some_states_name_them_as_in_the_whole():
+    features = np.ones((6, 2, 1))
+    features[4, 1] = 1e300
+    with pytest.raises(ValueError, match=r"logits\[4, 1\]=inf"):
+        LinearSoftmax(features).log_probabilities([1e10], np.array([0, 4]))
+    with pytest.raises(ValueError, match=r"logits\[4\] are all -inf"):
+        TabularSoftmax(6, 2).log_probabilities(np.repeat([0.0] * 4 + [-np.inf, 0.0], 2), np.array([1, 4]))

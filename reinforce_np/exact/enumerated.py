@@ -71,23 +71,22 @@ def gradient_by_enumeration(mdp, policy, theta, *, objective=Discounted(), limit
     array([-0.25,  0.25])
     """
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, limit=limit)
-    score_of_path = p * _returns(trajectories, mdp, policy, theta, objective)
-    weight = np.zeros((mdp.n_states, mdp.n_actions))
-    n, t = np.nonzero(trajectories.mask)
-    visited = trajectories.states[n, t], trajectories.actions[n, t]
-    np.add.at(weight, visited, score_of_path[n])  # ∇p(τ) R(τ)
-    np.add.at(weight, visited, p[n] * objective.discount(mdp) ** t * objective.slope)  # p(τ) ∇R(τ)
-    return np.einsum("sa,sad->d", weight, policy.score(theta))
+    R, weight = _returns(trajectories, mdp, policy, theta, objective), np.zeros(mdp.n_states * mdp.n_actions)
+    for t in range(trajectories.n_steps):
+        share = (
+            p * (t < trajectories.lengths) * (R + objective.discount(mdp) ** t * objective.slope)
+        )  # ∇p(τ) R(τ) + p(τ) ∇R(τ)
+        visited = trajectories.states[:, t] * mdp.n_actions + trajectories.actions[:, t]
+        weight += np.bincount(visited, share, len(weight))
+    return np.einsum("sa,sad->d", weight.reshape(mdp.n_states, -1), policy.score(theta))
 
 
 def _returns(trajectories, mdp, policy, theta, objective):
     gamma, bonus = objective.discount(mdp), objective.bonus(mdp, policy, theta)
     R = np.zeros(len(trajectories))
     for t in range(trajectories.n_steps):
-        live = t < trajectories.lengths
-        R += (
-            gamma**t
-            * live
-            * (trajectories.rewards[:, t] + bonus[trajectories.states[:, t], trajectories.actions[:, t]])
-        )
+        paid = trajectories.rewards[:, t]
+        if bonus.any():
+            paid = paid + bonus[trajectories.states[:, t], trajectories.actions[:, t]]
+        R += gamma**t * (t < trajectories.lengths) * paid
     return R

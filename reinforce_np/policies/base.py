@@ -38,8 +38,8 @@ class SoftmaxPolicy:
         @property
         def n_parameters(self) -> int: ...
 
-    def linear_logits(self, theta: np.ndarray) -> np.ndarray:
-        """Return z(s, a; θ) before masking, shape (..., S, A)."""
+    def linear_logits(self, theta: np.ndarray, states=slice(None)) -> np.ndarray:
+        """Return z(s, a; θ) before masking, shape (..., S, A), or its rows of some states."""
         raise NotImplementedError("a policy defines its logits")
 
     def pull_back(self, weights: np.ndarray) -> np.ndarray:
@@ -62,6 +62,8 @@ class SoftmaxPolicy:
                 f"theta has shape {theta.shape}; its last axis must have length n_parameters={self.n_parameters}"
             )
         theta = theta.astype(np.complex128 if theta.dtype.kind == "c" else np.float64)
+        if np.isfinite(theta).all():
+            return theta
         wrong = ~(np.isfinite(theta.real) & np.isfinite(theta.imag))
         if self.allows_minus_infinity:
             wrong &= theta.real != -np.inf
@@ -89,13 +91,15 @@ class SoftmaxPolicy:
         """Largest |∂(z/τ)/∂θ_d| of each parameter, shape (D,): how fast it can change the policy."""
         raise NotImplementedError("a policy defines its logits")
 
-    def logits(self, theta):
+    def logits(self, theta, states=slice(None)):
         """Logits z(s, a; θ), −inf where masked, shape (..., S, A).
 
         Parameters
         ----------
         theta : array (..., D)
             Parameters, real or complex.
+        states : int array, optional
+            Only of these states.
 
         Returns
         -------
@@ -103,27 +107,31 @@ class SoftmaxPolicy:
         """
         theta = self.check_theta(theta)
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = self.linear_logits(theta)
+            logits = self.linear_logits(theta, states)
         if self.mask is None and np.isfinite(logits).all():
             return logits
         if not self.allows_minus_infinity:
             logits = np.where(logits.real == -np.inf, np.inf, logits)  # overflow is no mask
         if self.mask is not None:
-            logits = np.where(self.mask, logits, -np.inf)
+            logits = np.where(self.mask[states], logits, -np.inf)
         real = logits.real
         wrong = np.isnan(real) | (real == np.inf)
         if wrong.any():
             index = arguments.first_index(wrong)
             raise ValueError(
-                f"{arguments.at('logits', index)}={real[index]}: features times theta overflow; scale them down"
+                f"{arguments.at('logits', self._whole(index, states))}={real[index]}: features times theta overflow; scale them down"
             )
         blocked = (real == -np.inf).all(axis=-1)
         if blocked.any():
             index = arguments.first_index(blocked)
             raise ValueError(
-                f"{arguments.at('logits', index)} are all -inf: leave at least one action of every state unmasked"
+                f"{arguments.at('logits', self._whole((*index, 0), states)[:-1])} are all -inf: leave at least one action of every state unmasked"
             )
         return logits
+
+    def _whole(self, index, states):
+        """Return an index (..., s, a) into rows of some states as one into the whole table."""
+        return *index[:-2], int(np.arange(self.n_states)[states][index[-2]]), index[-1]
 
     def probabilities(self, theta):
         """π_θ(a|s), shape (..., S, A).
@@ -140,19 +148,21 @@ class SoftmaxPolicy:
         """
         return softmax.softmax(self.logits(theta), self.temperature)
 
-    def log_probabilities(self, theta):
+    def log_probabilities(self, theta, states=slice(None)):
         """log π_θ(a|s) in nats, shape (..., S, A); −inf where masked, right where π underflows.
 
         Parameters
         ----------
         theta : array (..., D)
             Parameters, real or complex.
+        states : int array, optional
+            Only of these states.
 
         Returns
         -------
         array (..., S, A)
         """
-        return softmax.log_softmax(self.logits(theta), self.temperature)
+        return softmax.log_softmax(self.logits(theta, states), self.temperature)
 
     def score(self, theta):
         """∇_θ log π_θ(a|s) for every state-action pair, shape (..., S, A, D).

@@ -70,9 +70,9 @@ class LinearSoftmax(SoftmaxPolicy):
         """max |φ(s,a)_d|/τ, shape (D,)."""
         return np.abs(self.features).max(axis=(0, 1)) / self.temperature
 
-    def linear_logits(self, theta):
-        """z(s, a; θ) = Σ_d φ(s,a)_d θ_d, shape (..., S, A)."""
-        return np.einsum("sad,...d->...sa", self.features, theta)
+    def linear_logits(self, theta, states=slice(None)):
+        """z(s, a; θ) = Σ_d φ(s,a)_d θ_d, shape (..., S, A), or its rows of some states."""
+        return np.einsum("sad,...d->...sa", self.features[states], theta)
 
     def pull_back(self, weights):
         """Σ_{s,a} w(s,a) φ(s,a), from (..., S, A) to (..., D)."""

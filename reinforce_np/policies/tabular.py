@@ -61,9 +61,9 @@ class TabularSoftmax(SoftmaxPolicy):
         """1/τ for every parameter, shape (D,)."""
         return np.full(self.n_parameters, 1.0 / self.temperature)
 
-    def linear_logits(self, theta):
-        """z(s, a; θ) = θ[s·A + a], shape (..., S, A)."""
-        return theta.reshape(*theta.shape[:-1], self.n_states, self.n_actions)
+    def linear_logits(self, theta, states=slice(None)):
+        """z(s, a; θ) = θ[s·A + a], shape (..., S, A), or its rows of some states."""
+        return theta.reshape(*theta.shape[:-1], self.n_states, self.n_actions)[..., states, :]
 
     def pull_back(self, weights):
         """From weights on logits (..., S, A) to (..., D): the same numbers in a row."""
