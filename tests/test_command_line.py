@@ -224,9 +224,8 @@ SABOTAGES = {
     "score of listed trajectories": (softmax, "logit_score", lambda f, pi: f(pi).swapaxes(-1, -2)),
     "score with π of another action": (softmax, "contract_logit_score", lambda f, pi, w: f(np.roll(pi, 1, axis=-1), w)),
     "contraction pulled back in another order": (TabularSoftmax, "pull_back", lambda f, self, w: f(self, w.swapaxes(-1, -2).copy())),
-    "temperature squared": (SoftmaxPolicy, "contract", lambda f, self, *a: f(self, *a) * 1.001),
+    "temperature squared": (SoftmaxPolicy, "contract", lambda f, *a, **options: f(*a, **options) * 1.001),
     "weights of the wrong sign": (Estimator, "batch_weights", lambda f, *a: -f(*a)),
-    "weights of padding": (Estimator, "batch_weights", lambda f, *a: f(*a) + 1e-2),
     "weights 15% too large": (Estimator, "batch_weights", lambda f, *a: 1.15 * f(*a)),
     "returns without discount": (advantages, "rewards_to_go", blunt),
     "score without discount": (Estimator, "batch_weights", lambda f, self, batch: f(dataclasses.replace(self, discounted_score=False), batch)),
@@ -272,7 +271,7 @@ def test_sabotage_fails_in_json_too(capsys, monkeypatch, sabotage):
 
 
 def test_an_estimator_that_returns_nan_is_an_error(capsys, monkeypatch):
-    patched(monkeypatch, Estimator, "per_trajectory", lambda f, *a: np.full_like(f(*a), np.nan))
+    patched(monkeypatch, Estimator, "contract", lambda f, *a: np.full_like(f(*a), np.nan))
     code, out, err = run(capsys, "check")
     assert (code, out) == (2, "")
     assert "returned nan for component 0" in err

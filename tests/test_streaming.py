@@ -316,11 +316,11 @@ def test_dask_changes_nothing(small_blocks):
     """A cluster on this machine, as in README; run where the extra ``dask`` is installed."""
     distributed = pytest.importorskip("distributed")
     here = {"host": "127.0.0.1", "dashboard_address": None, "processes": False, "protocol": "tcp://"}
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, **here) as cluster:
-        with distributed.Client(cluster) as client:
-            assert run(client.get_executor()) == run()
-            drawn, batch = (sample(*PROBLEM, 50, executor=e, rng=3) for e in (client.get_executor(), None))
-            assert np.array_equal(drawn.states, batch.states)
+    cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, **here)
+    with cluster, distributed.Client(cluster) as client:
+        assert run(client.get_executor()) == run()
+        drawn, batch = (sample(*PROBLEM, 50, executor=e, rng=3) for e in (client.get_executor(), None))
+        assert np.array_equal(drawn.states, batch.states)
 
 
 def test_errors_of_a_job_are_not_mistaken_for_a_lost_worker():

@@ -168,14 +168,14 @@ class VisitedNetwork(SoftmaxPolicy):
         """Shapes of the parts of θ."""
         return layer_shapes(self.features.shape[1], self.n_hidden, self.n_actions)
 
-    def hidden(self, layers):
+    def hidden(self, layers, states=slice(None)):
         """h = tanh(φ W₁ + b₁), shape (..., S, H)."""
-        return np.tanh(self.features @ layers.W1 + layers.b1)
+        return np.tanh(self.features[states] @ layers.W1 + layers.b1)
 
-    def linear_logits(self, theta):
-        """z = h W₂ + b₂, shape (..., S, A); linear in W₂ and b₂ only."""
+    def linear_logits(self, theta, states=slice(None)):
+        """z = h W₂ + b₂ of some of the states, shape (..., S, A); linear in W₂ and b₂ only."""
         layers = Layers(*split(theta, self.shapes))
-        return self.hidden(layers) @ layers.W2 + layers.b2
+        return self.hidden(layers, states) @ layers.W2 + layers.b2
 
     def at(self, steps):
         """Return the policy over some of the observations."""

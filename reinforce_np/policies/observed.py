@@ -177,9 +177,9 @@ class VisitedSoftmax(SoftmaxPolicy):
         """
         return contract_rows(self, functools.partial(super().contract, probabilities=probabilities), theta, weights)
 
-    def linear_logits(self, theta):
-        """z(s, a; θ) = Σ_f φ(s)_f θ[f·A + a], shape (..., S, A)."""
-        return self.features @ theta.reshape(*theta.shape[:-1], -1, self.n_actions)
+    def linear_logits(self, theta, states=slice(None)):
+        """z(s, a; θ) = Σ_f φ(s)_f θ[f·A + a] of some of the states, shape (..., S, A)."""
+        return self.features[states] @ theta.reshape(*theta.shape[:-1], -1, self.n_actions)
 
     def pull_back(self, weights):
         """Σ_s φ(s)_f w(s,a), from (..., S, A) to (..., D)."""

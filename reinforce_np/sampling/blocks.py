@@ -75,7 +75,7 @@ class Paths:
                 wanted = wanted[self.kept[t]]
                 position = np.flatnonzero(wanted)
             slots.append(all_slots[position])
-        return Paths(len(slots[0]) if slots else np.count_nonzero(wanted), slots, kept, {})
+        return Paths(len(slots[0]) if slots else int(np.count_nonzero(wanted)), slots, kept, {})
 
 
 class Arena:
