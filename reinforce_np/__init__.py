@@ -21,6 +21,7 @@ Data flows down this list, imports never up:
     streaming                     their gradient, from trajectories that are not kept
     exact                         J, V, Q, gradient, Hessian, moments
     checks                        differences, agreement, Monte Carlo confirmation
+    traits, strategies            what exposes mistakes; problems that have it, drawn by Hypothesis
     referee                       losses as estimators, assertions, a panel of problems, a catalogue
     sweeps                        tables of exact bias and variance
     training                      optimisers, critics, the loop, checkpoints
@@ -60,10 +61,12 @@ from reinforce_np.referee import (
     assert_unbiased,
     assert_variance_at_most,
     confirm_on_panel,
+    find_counterexample,
     jax_loss,
     judge_on_panel,
     numpy_loss,
     torch_loss,
+    worst_problem,
 )
 from reinforce_np.sampling import sample, sample_blocks
 from reinforce_np.streaming import StreamedGradient, stream_gradient
@@ -110,6 +113,7 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "exact",
     "examples",
     "features",
+    "find_counterexample",
     "finite_difference",
     "jax_loss",
     "judge",
@@ -133,4 +137,5 @@ __all__ = [  # noqa: PLE0604 - names from two lists
     "train",
     "training",
     "trajectories_needed",
+    "worst_problem",
 ]

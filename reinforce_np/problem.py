@@ -1,6 +1,6 @@
 """What an estimator is judged on: a model, a policy and its parameters, and how trajectories are drawn."""
 
-from dataclasses import KW_ONLY, dataclass, fields
+from dataclasses import KW_ONLY, MISSING, dataclass, fields, is_dataclass
 from dataclasses import replace as replaced
 from typing import Any
 
@@ -8,6 +8,8 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.mdp import FiniteMDP
+
+LARGE = 32  # numbers in an array: more are not printed one by one
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,14 +89,97 @@ class Problem:
         return replaced(self, **changes)
 
     def __repr__(self):
-        parts = [repr(self.mdp), repr(self.policy)]
-        parts += [f"{f.name}={getattr(self, f.name)!r}" for f in fields(self)[3:] if _is_set(getattr(self, f.name))]
-        return f"Problem({', '.join(parts)})"
+        if is_small(self):
+            return code(self)
+        given = [(name, value) for name, value in _arguments(self)[2:] if name != "theta="]
+        words = [f"{name}{_summary(value)}" for name, value in [("theta=", self.theta), *given]]
+        return f"Problem({', '.join([repr(self.mdp), type(self.policy).__name__ + '(...)', *words])})"
 
 
-def _is_set(value):
-    """Whether a field differs from its default, as far as a reader cares."""
-    return value is not None and not (isinstance(value, int | float | str) and value in (0, 1, ""))
+def is_small(record):
+    """Return whether a reader can take in a record number by number."""
+    if is_dataclass(record):
+        return all(is_small(getattr(record, field.name)) for field in fields(record))
+    return np.size(record) <= LARGE
+
+
+def code(record, *, width=None):
+    """Return Python that makes a record again: to be pasted into a test.
+
+    Arguments that have their default are left out, arrays are nested lists,
+    and every number is written with all its digits.
+
+    Parameters
+    ----------
+    record : Problem, FiniteMDP, TabularSoftmax, LinearSoftmax or Trajectories
+        Any record of this package whose fields are numbers, arrays and records.
+    width : int, optional
+        Break lines that are longer; one line if not given.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples
+    >>> problem = Problem(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), group_size=2)
+    >>> print(code(problem, width=40))
+    Problem(
+        FiniteMDP(
+            probability=[[[1.0], [1.0]]],
+            next_state=[[[0], [0]]],
+            reward=[[[0.0], [1.0]]],
+            terminated=[[[True], [True]]],
+            initial=[1.0],
+            gamma=1.0,
+            horizon=1,
+        ),
+        TabularSoftmax(1, 2),
+        theta=[0.0, 0.0],
+        group_size=2,
+    )
+    """
+    return _written(record, width, 0, 0)
+
+
+def _written(value, width, indent, used):
+    """Return a value as code; `used` columns of its first line are taken."""
+    if is_dataclass(value):
+        opening, parts, closing = type(value).__name__ + "(", _arguments(value), ")"
+    elif isinstance(value, list):
+        opening, parts, closing = "[", [("", item) for item in value], "]"
+    elif isinstance(value, float) and not np.isfinite(value):
+        return f"float('{value}')"
+    else:
+        return repr(value)
+    line = opening + ", ".join(name + _written(part, None, 0, 0) for name, part in parts) + closing
+    if width is None or used + len(line) <= width or not parts:
+        return line
+    inner = indent + 4
+    lines = [" " * inner + name + _written(part, width, inner, inner + len(name) + 1) + "," for name, part in parts]
+    return "\n".join([opening, *lines, " " * indent + closing])
+
+
+def _arguments(record):
+    """Return the arguments that make a record: pairs of ``name=`` (empty where it is understood) and a plain value."""
+    found: list[tuple[str, Any]] = []
+    in_order = True
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if isinstance(value, np.ndarray | np.generic | list | tuple):
+            value = np.asarray(value).tolist()
+        in_order = in_order and not field.kw_only and not isinstance(value, list)
+        if field.default is MISSING or value != field.default:
+            found.append(("" if in_order else f"{field.name}=", value))
+        else:
+            in_order = False
+    return found
+
+
+def _summary(value):
+    """Return a value in a few words."""
+    return f"<{np.size(value)} numbers>" if np.size(value) > 4 else code(value)
 
 
 def problem_of(mdp, policy=None, theta=None, **options):

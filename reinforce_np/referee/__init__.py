@@ -8,8 +8,10 @@ from reinforce_np.referee.assertions import (
     assert_variance_at_most,
 )
 from reinforce_np.referee.confirmed import confirm_on_panel
+from reinforce_np.referee.counterexamples import find_counterexample
 from reinforce_np.referee.losses import jax_loss, numpy_loss, torch_loss
 from reinforce_np.referee.panel import judge_on_panel
+from reinforce_np.referee.search import worst_problem
 
 __all__ = [
     "Convicted",
@@ -18,8 +20,10 @@ __all__ = [
     "assert_unbiased",
     "assert_variance_at_most",
     "confirm_on_panel",
+    "find_counterexample",
     "jax_loss",
     "judge_on_panel",
     "numpy_loss",
     "torch_loss",
+    "worst_problem",
 ]

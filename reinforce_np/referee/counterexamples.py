@@ -1,0 +1,228 @@
+"""The smallest problem that convicts an estimator, found and shrunk by Hypothesis, outside of a test."""
+
+import contextlib
+import tempfile
+from dataclasses import dataclass
+from typing import Any
+
+from reinforce_np import arguments
+from reinforce_np.exact.objectives import Discounted
+from reinforce_np.exact.verdicts import judge
+from reinforce_np.problem import Problem, code
+
+WIDTH = 100  # columns of printed code
+
+
+@dataclass(frozen=True, eq=False)
+class Counterexample:
+    """A problem that convicts an estimator, with its verdict; false when there is none.
+
+    Prints as a paragraph, followed by code that can be pasted into a test.
+
+    Parameters
+    ----------
+    problem : Problem or None
+        The smallest, or the worst, that was found; None when every problem acquitted.
+    verdict : Verdict or None
+        Of the estimator on this problem.
+    how : str
+        What it is of those looked at: "smallest" or "worst".
+    n_judged : int
+        How many problems were looked at.
+    n_undefined : int
+        On how many of these both the gradient and the mean of the estimate are zero, which decides nothing.
+
+    Examples
+    --------
+    >>> found = Counterexample(None, None, "smallest", n_judged=300, n_undefined=2)
+    >>> bool(found)
+    False
+    >>> print(found)
+    no counterexample: 298 problems acquit the estimator, 2 more decide nothing
+    """
+
+    problem: Problem | None
+    verdict: Any
+    how: str
+    n_judged: int
+    n_undefined: int = 0
+
+    def __bool__(self):
+        return self.problem is not None
+
+    def __str__(self):
+        n = self.n_judged - self.n_undefined
+        if self.problem is None:
+            more = f", {self.n_undefined} more decide nothing" * bool(self.n_undefined)
+            return f"no counterexample: {n} problems acquit the estimator{more}"
+        return f"{self.verdict}\non this problem, the {self.how} of {n} judged:\n\n{pasteable(self.problem)}"
+
+    __repr__ = __str__
+
+
+def find_counterexample(
+    estimator,
+    *,
+    problems=None,
+    objective=Discounted(),
+    proportional=False,
+    exchangeable=False,
+    precision=None,
+    max_examples=200,
+):
+    """Look for the smallest problem on which an estimator is not what it claims to be.
+
+    Problems are drawn by Hypothesis and judged exactly; the first that
+    convicts is shrunk. The same call gives the same answer.
+
+    Parameters
+    ----------
+    estimator : Estimator or callable
+        As in `judge`.
+    problems : SearchStrategy of Problem, optional
+        Where to look; ``strategies.problems()`` if not given: one trajectory
+        of the policy itself. Estimators that compare trajectories, weigh those
+        of another policy, or bootstrap, are right or wrong only where there
+        is something to: pass ``strategies.problems(GROUPS)``, ``(OFF_POLICY)``
+        or ``(BOOTSTRAPPED)``.
+    objective : Discounted, Undiscounted, KLRegularised or EntropyRegularised
+        Whose gradient it claims to be; or a function that makes it from the `Problem`.
+    proportional : bool
+        Whether a positive multiple of the gradient will do.
+    exchangeable, precision
+        As in `judge`.
+    max_examples : int
+        How many problems to draw.
+
+    Returns
+    -------
+    Counterexample
+        False, with the number of problems that acquit, when there is none.
+
+    Raises
+    ------
+    Exception
+        Whatever the estimator raises, with a note that shows the smallest problem on which it does.
+    ImportError
+        Without Hypothesis.
+
+    Examples
+    --------
+    The discount of the score is forgotten:
+
+    >>> import numpy as np
+    >>> def mine(trajectories, theta, problem):
+    ...     discount, T = problem.gamma, trajectories.n_steps
+    ...     psi = problem.policy.score(theta)[trajectories.states, trajectories.actions]
+    ...     to_go = [sum(discount ** (u - t) * trajectories.rewards[:, u] for u in range(t, T)) for t in range(T)]
+    ...     return np.einsum("nt,ntd,tn->d", trajectories.mask, psi, to_go) / len(trajectories)
+    >>> print(find_counterexample(mine))
+    proportional to the gradient of Discounted with factor 1.33333 (relative bias 0.333)
+    on this problem, the smallest of ... judged:
+    <BLANKLINE>
+    from reinforce_np import FiniteMDP, Problem, TabularSoftmax
+    <BLANKLINE>
+    problem = Problem(
+        FiniteMDP(
+            probability=[[[1.0], [1.0]]],
+            next_state=[[[0], [0]]],
+            reward=[[[0.0], [1.0]]],
+            terminated=[[[False], [False]]],
+            initial=[1.0],
+            gamma=0.5,
+            horizon=2,
+        ),
+        TabularSoftmax(1, 2),
+        theta=[0.0, 0.0],
+    )
+    """
+    try:
+        import hypothesis
+    except ImportError as error:
+        raise ImportError("find_counterexample needs Hypothesis; pip install 'reinforce_np[test]'") from error
+    from reinforce_np import strategies
+
+    proportional = arguments.flag("proportional", proportional)
+    max_examples = arguments.integer("max_examples", max_examples, low=1)
+    options = {"objective": objective, "exchangeable": exchangeable, "precision": precision}
+    n_judged = n_undefined = 0
+    sought: Any = None
+
+    def convicts(problem):
+        """Return whether a problem shows what the first one to show anything did: a wrong mean, or one kind of error."""
+        nonlocal n_judged, n_undefined, sought
+        n_judged += 1
+        try:
+            verdict = judge(estimator, problem, **options)
+        except hypothesis.errors.HypothesisException:  # such as assume() in the estimator
+            raise
+        except Exception as error:
+            shown = type(error)
+        else:
+            n_undefined += decides_nothing(verdict)
+            shown = "wrong" if is_wrong(verdict, proportional) else None
+        sought = sought or shown
+        return shown is not None and shown == sought
+
+    phases = (hypothesis.Phase.generate, hypothesis.Phase.shrink)  # Phase.explain would trace every line
+    settings = hypothesis.settings(
+        max_examples=max_examples, phases=phases, derandomize=True, database=None, deadline=None
+    )
+    with _files_elsewhere():
+        try:
+            problem = hypothesis.find(
+                strategies.problems() if problems is None else problems, convicts, settings=settings
+            )
+        except hypothesis.errors.NoSuchExample:
+            return Counterexample(None, None, "smallest", n_judged, n_undefined)
+    try:
+        return Counterexample(problem, judge(estimator, problem, **options), "smallest", n_judged, n_undefined)
+    except Exception as error:
+        error.add_note(f"raised on the smallest problem of {n_judged} judged:\n\n{pasteable(problem)}")
+        raise
+
+
+def is_wrong(verdict, proportional=False):
+    """Return whether a verdict convicts: the mean is not the gradient (or a positive multiple), or does not exist.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        Of the estimator.
+    proportional : bool
+        Whether a positive multiple will do.
+
+    Returns
+    -------
+    bool
+    """
+    if verdict.moments is None:
+        return True
+    if verdict.kind == "proportional":
+        return not (proportional and verdict.factor > 0)
+    return verdict.kind == "biased"
+
+
+def decides_nothing(verdict):
+    """Return whether gradient and mean are both zero, so that a problem speaks neither for nor against an estimator."""
+    return verdict.kind == "undefined" and verdict.moments is not None
+
+
+def pasteable(problem):
+    """Return code that makes a problem, its imports included."""
+    names = ", ".join(sorted({"FiniteMDP", "Problem", type(problem.policy).__name__}))
+    return f"from reinforce_np import {names}\n\nproblem = {code(problem, width=WIDTH)}"
+
+
+@contextlib.contextmanager
+def _files_elsewhere():
+    """Let Hypothesis write what it remembers to a directory that is thrown away."""
+    from hypothesis import configuration
+
+    home: Any = configuration.storage_directory()
+    with tempfile.TemporaryDirectory() as directory:
+        configuration.set_hypothesis_home_dir(directory)
+        try:
+            yield
+        finally:
+            configuration.set_hypothesis_home_dir(getattr(home, "path", home))

@@ -1,0 +1,203 @@
+"""Counterexamples: the wrong are convicted on a small problem, the right acquitted; and the worst problems."""
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import configuration
+
+import reinforce_np
+from reinforce_np import (
+    Estimator,
+    FiniteMDP,
+    LeaveOneOut,
+    Problem,
+    RewardToGo,
+    TabularSoftmax,
+    algorithms,
+    exact,
+    find_counterexample,
+    judge,
+    worst_problem,
+)
+from reinforce_np.problem import code
+from reinforce_np.strategies import problems
+from reinforce_np.traits import BOOTSTRAPPED, CHANCE, EPISODES, GROUPS, OFF_POLICY
+
+NAMES = {name: getattr(reinforce_np, name) for name in reinforce_np.__all__}
+DROPPED = Estimator(RewardToGo(), discounted_score=False)
+
+
+def weighted(weights):
+    """An estimator in NumPy: `weights(t, problem)` (N, T) on the scores, padding aside."""
+
+    def estimator(t, theta, problem):
+        psi = problem.policy.score(theta)[t.states, t.actions]
+        return np.einsum("nt,ntd->d", weights(t, problem) * t.mask, psi) / len(t)
+
+    return estimator
+
+
+def to_go(t, gamma, rewards=None):
+    """Σ_{u≥t} γ^{u−t} r_u, shape (N, T)."""
+    rewards = (t.rewards if rewards is None else rewards) * t.mask
+    return np.stack([rewards[:, s:] @ gamma ** np.arange(t.n_steps - s) for s in range(t.n_steps)], axis=1)
+
+
+def right(t, problem):
+    return problem.gamma ** np.arange(t.n_steps) * to_go(t, problem.gamma)
+
+
+def last_reward_twice(t, problem):
+    doubled = np.where(np.arange(t.n_steps) == t.lengths[:, None] - 1, 2.0, 1.0)
+    return problem.gamma ** np.arange(t.n_steps) * to_go(t, problem.gamma, t.rewards * doubled)
+
+
+def batch_maximum(t, problem):
+    returns = to_go(t, problem.gamma)[:, :1]
+    return np.broadcast_to(returns - returns.max(), t.states.shape)
+
+
+WRONG = {  # and what to look among, and the sizes (states, actions, outcomes, horizon) that the counterexample has at most
+    "discount of the score": (weighted(lambda t, problem: to_go(t, problem.gamma)), None, (1, 2, 1, 2)),
+    "last reward twice": (weighted(last_reward_twice), None, (1, 2, 1, 1)),
+    "batch maximum": (weighted(batch_maximum), GROUPS, (1, 2, 1, 1)),
+    "ratio": (weighted(right), OFF_POLICY, (1, 2, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_wrong_are_convicted_on_a_small_problem(name):
+    estimator, force, sizes = WRONG[name]
+    found = find_counterexample(estimator, problems=force and problems(force))
+    problem = found.problem
+    mdp = problem.mdp
+    assert (mdp.n_states, mdp.n_actions, mdp.n_outcomes, mdp.horizon) <= sizes
+    assert np.abs(mdp.reward).max() == 1 and not problem.theta.any() and problem.group_size <= 2
+    pasted = dict(NAMES)
+    exec(str(found).partition("judged:")[2], pasted)
+    assert judge(estimator, pasted["problem"]).kind == found.verdict.kind != "unbiased"
+
+
+def test_a_positive_multiple_may_be_allowed_and_a_negative_one_never():
+    half = weighted(lambda t, problem: right(t, problem) / 2)
+    assert not find_counterexample(half, proportional=True, max_examples=10)
+    assert find_counterexample(half).verdict.factor == pytest.approx(0.5)
+    backwards = weighted(lambda t, problem: -right(t, problem))
+    assert find_counterexample(backwards, proportional=True).verdict.factor == pytest.approx(-1)
+
+
+def test_the_right_are_acquitted_in_all_forms():
+    rich = problems(EPISODES | CHANCE)
+    found = find_counterexample(weighted(right), problems=rich, max_examples=10)
+    assert str(found) == "no counterexample: 10 problems acquit the estimator" and not found
+    assert not find_counterexample(Estimator(RewardToGo()), problems=rich, max_examples=5)
+    critic = find_counterexample(
+        lambda problem: algorithms.reinforce_with_baseline(problem.critic),
+        problems=problems(BOOTSTRAPPED),
+        max_examples=5,
+    )
+    assert not critic
+    groups = find_counterexample(
+        lambda t, theta, problem: Estimator(LeaveOneOut()).gradient(t, problem.mdp, problem.policy, theta),
+        problems=problems(GROUPS, horizon=1, states=1),
+        max_examples=5,
+    )
+    assert not groups
+
+
+def test_the_objective_may_depend_on_the_problem_and_zero_decides_nothing():
+    found = find_counterexample(
+        lambda t, theta: np.zeros_like(theta),
+        problems=hypothesis.strategies.just(
+            Problem(reinforce_np.examples.bandit(means=[1.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+        ),
+        max_examples=3,
+    )
+    assert not found and found.n_undefined == found.n_judged == 1
+    assert str(found) == "no counterexample: 0 problems acquit the estimator, 1 more decide nothing"
+    undiscounted = weighted(lambda t, problem: to_go(t, 1.0))
+    options = {"problems": problems(EPISODES, states=1), "max_examples": 3}
+    assert not find_counterexample(undiscounted, objective=lambda problem: exact.Undiscounted(), **options)
+
+
+def test_what_the_estimator_raises_comes_with_the_problem():
+    def fails(t, theta, problem):
+        if problem.mdp.horizon > 1:
+            raise KeyError("sixth")
+        return weighted(right)(t, theta, problem)
+
+    with pytest.raises(KeyError, match="sixth") as caught:
+        find_counterexample(fails)
+    (note,) = caught.value.__notes__
+    assert "raised on the smallest problem of" in note and "horizon=2" in note and "TabularSoftmax(1, 2)" in note
+    never = find_counterexample(lambda t, theta: theta / 0.0)
+    assert never.verdict.kind == "undefined" and "nan" in str(never)
+    with pytest.raises(TypeError, match="pass an Estimator such as"):
+        find_counterexample(3)
+
+
+def test_it_is_repeatable_and_leaves_no_files(tmp_path):
+    home = configuration.storage_directory()
+    configuration.set_hypothesis_home_dir(tmp_path / "home")
+    try:
+        found = [str(find_counterexample(DROPPED, problems=problems(horizon=2, states=1))) for _ in range(2)]
+        assert found[0] == found[1] and "gamma=0.5" in found[0]
+        assert configuration.storage_directory().path == tmp_path / "home"
+    finally:
+        configuration.set_hypothesis_home_dir(home.path)
+    assert not (tmp_path / "home").exists()
+
+
+# The worst problem.
+
+
+def test_dropping_the_discount_of_the_score_can_point_the_wrong_way():
+    """By hand: action 0 pays −3/4 and goes on, action 1 pays −1 and ends; both are equally likely, γ = 3/8, two steps.
+
+    Q₁(0) − Q₁(1) = 1/4, and V₁ = −7/8, so Q₀(0) − Q₀(1) = 1/4 − 3/8·7/8 = −5/64. State 0 is there a second time with
+    probability 1/2: ∇J ∝ −5/64 + 3/8·1/2·1/4 = −2/64, and without γᵗ −5/64 + 1/2·1/4 = 3/64.
+    """
+    problem = Problem(
+        FiniteMDP(
+            probability=[[[1.0], [1.0]]],
+            next_state=[[[0], [0]]],
+            reward=[[[-0.75], [-1.0]]],
+            terminated=[[[False], [True]]],
+            initial=[1.0],
+            gamma=0.375,
+            horizon=2,
+        ),
+        TabularSoftmax(1, 2),
+        theta=[0.0, 0.0],
+    )
+    verdict = judge(DROPPED, problem)
+    assert (verdict.kind, verdict.factor) == ("proportional", pytest.approx(-1.5))
+    assert judge(weighted(lambda t, problem: to_go(t, problem.gamma)), problem).factor == pytest.approx(-1.5)
+
+
+def test_the_worst_problem_is_bad_and_repeatable():
+    options = {"n_states": 2, "horizon": 2, "restarts": 2, "steps": 30}
+    worst = worst_problem(DROPPED, rng=0, **options)
+    assert worst.how == "worst" and worst.n_judged == 100
+    assert worst.verdict.cosine < 0.9  # a random problem of this kind has 0.99
+    assert judge(DROPPED, worst.problem).cosine == worst.verdict.cosine
+    assert code(worst_problem(DROPPED, rng=0, **options).problem) == code(worst.problem)
+    largest = worst_problem(DROPPED, rng=0, measure="relative bias", **options)
+    assert largest.verdict.relative_bias > 1
+    size = exact.derivatives.gradient_scale(worst.problem.mdp, worst.problem.policy, worst.problem.theta)
+    assert np.linalg.norm(worst.verdict.gradient) > 0.01 * np.linalg.norm(size)
+
+
+def test_the_worst_problem_has_what_was_asked_for():
+    problem = worst_problem(
+        lambda t, theta, problem: np.full_like(theta, problem.critic.sum() + problem.behaviour.sum()),
+        n_states=2, n_actions=3, n_outcomes=2, horizon=1, gamma=0.5, group_size=2, behaviour=True, critic=True,
+        restarts=1, steps=5, rng=1, exchangeable=True,
+    ).problem  # fmt: skip
+    assert (problem.mdp.n_states, problem.mdp.n_actions, problem.mdp.n_outcomes, problem.mdp.horizon) == (2, 3, 2, 1)
+    assert problem.mdp.gamma == 0.5 and problem.group_size == 2 and np.all(problem.behaviour > 0)
+    assert worst_problem(Estimator(RewardToGo()), restarts=1, steps=5, rng=0).verdict.kind == "unbiased"
+    with pytest.raises(ValueError, match=r"least_gradient=1\.0"):
+        worst_problem(DROPPED, restarts=1, steps=1, least_gradient=1.0, rng=0)
+    with pytest.raises(ValueError, match="measure='bias' is unknown"):
+        worst_problem(DROPPED, measure="bias")
