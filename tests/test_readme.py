@@ -1,8 +1,12 @@
 """What README.md promises: its commands run, its printed output is the real one, and the files it names are there."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,7 +33,7 @@ def masked(text):
 
 
 def test_there_are_blocks_to_test():
-    assert len(blocks("sh")) == 4
+    assert len(blocks("sh")) == 5
     assert [block.split("\n")[0] for block in blocks("text")] == [
         f"$ python -m reinforce_np {name}" for name in PRINTED
     ]
@@ -48,6 +52,26 @@ def test_the_printed_output_is_the_real_one(capsys, name):
     assert (masked(printed), err) == (masked(out), "")
     lines = [ROUNDING.sub("#", line) for line in printed.splitlines()]
     assert lines[:-2] == [ROUNDING.sub("#", line) for line in out.splitlines()][:-2]
+
+
+def test_the_opening_is_the_real_output(tmp_path):
+    """The first test of the README fails as printed, "..." standing for anything; without the mistake it passes."""
+    (code,) = blocks("py")
+    (tmp_path / "test_my_loss.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_my_loss.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CI": "true"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100)
+    (printed,) = blocks("output")
+    out, at = " ".join(done.stdout.split()), 0
+    for part in " ".join(printed.split("\n")[1:]).split("..."):
+        part = " ".join(part.split())
+        assert part in out[at:], f"{part}\nis not in\n{done.stdout}"
+        at = out.index(part, at) + len(part)
+    right = code.replace(" / batch.mask.sum(axis=1)", "")
+    assert right != code
+    names: dict[str, Any] = {}
+    exec(right, names)
+    names["test_the_loss_is_a_policy_gradient"]()
 
 
 SMALLER = {  # options that take a fraction of the time; tests/test_command_line_train.py has the rest

@@ -157,7 +157,7 @@ def find_counterexample(
         except hypothesis.errors.HypothesisException:  # such as assume() in the estimator
             raise
         except Exception as error:
-            shown = type(error)
+            shown: Any = type(error)
         else:
             n_undefined += decides_nothing(verdict)
             shown = "wrong" if is_wrong(verdict, proportional) else None

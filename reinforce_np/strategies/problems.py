@@ -84,7 +84,7 @@ def problems(
 
 @st.composite
 def _problems(draw, bounds):
-    chosen = {}
+    chosen: dict[str, int] = {}
     for name in ("prompts", "group_size", "actions"):
         chosen[name] = between(draw, *bounds.range_of(name, bounds.force, **chosen))
     wanted = wanted_features(draw, bounds, OF_A_MODEL | OF_A_POLICY, **chosen)
@@ -99,7 +99,7 @@ def _problems(draw, bounds):
         return between(draw, *CRITIC) if wanted.critic else 0
 
     fields, drawn = model_fields(draw, bounds, wanted, of_action=of_action, of_state=of_state, **chosen)
-    theta, *others = np.moveaxis([of_actions for of_actions, _ in drawn], 2, 0)
+    theta, *others = np.moveaxis(np.array([of_actions for of_actions, _ in drawn]), 2, 0)
     behaviour, reference = (np.array([distribution(row[:-1]) for row in table]) for table in others)
     critic = np.array([of_state for _, of_state in drawn], dtype=float)
     if wanted.uneven_policy and np.ptp(theta[0]) == 0:
