@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reinforce_np import TabularSoftmax, algorithms, enumerate_trajectories, examples
-from reinforce_np.checks.means import catoni, catoni_detectable, catoni_log_probability, catoni_scale
+from reinforce_np.checks.means import MeanTest, catoni, catoni_detectable, catoni_log_probability, catoni_scale
 
 RUNS = 20_000
 ALPHA = MISS = 1e-2
@@ -187,3 +187,12 @@ def test_detectable_scales_like_a_standard_error():
     np.testing.assert_allclose(b / np.sqrt(v), b[0], rtol=1e-12)
     more = catoni_detectable(4 * 10**6, v, catoni_scale(4 * 10**6, v, 20.0), 15.0, 5.0)
     np.testing.assert_allclose(b / more, 2.0, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_what_rounding_may_have_done_is_no_evidence(sign):
+    """Every value is off by as much as rounding may move it; ten times that is noticed."""
+    test = MeanTest(1000, np.zeros(1), np.array([1e-20]), np.array([1e-10]), log_odds=15.0)
+    for times, noticed in ((1, False), (10, True)):
+        values = np.full((1000, 1), sign * times * 1e-10)
+        assert test.rejects(test.terms(values).sum(axis=0)) == noticed
