@@ -1,5 +1,6 @@
 """The gradient from any number of trajectories that are drawn, used and forgotten."""
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.estimators.packed import applies, divisor, pair_weights
 from reinforce_np.sampling.blocks import Arena, draw_block, trajectories
-from reinforce_np.sampling.draw import block_seeds
+from reinforce_np.sampling.draw import block_seeds, block_size
 from reinforce_np.sampling.tables import sampling_tables
 
 BLOCKS_OF_JOB = 4  # at most, of a job for an executor: they share memory, and are sent together
@@ -109,11 +110,12 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     refuse_whole_batch(estimator)
     parallel.check_executor(executor)
     n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
-    seeds = list(block_seeds(n, mdp, group_size, rng))
+    seeds = block_seeds(n, mdp, group_size, rng)
     walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
-    size = min(BLOCKS_OF_JOB, max(len(seeds) // JOBS, 1))
+    size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
+    parts_of_seeds = iter(lambda: list(itertools.islice(seeds, size)), [])
     problem = estimator, mdp, policy, policy.real_theta(theta), group_size
-    jobs = ((walk, meaning, seeds[i : i + size], *problem) for i in range(0, len(seeds), size))
+    jobs = ((walk, meaning, part, *problem) for part in parts_of_seeds)
     total, mean_return, n_transitions = 0.0, 0.0, 0
     for parts in parallel.in_order(parts_of_blocks, jobs, executor):
         for part, returned, transitions in parts:

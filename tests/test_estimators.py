@@ -153,6 +153,12 @@ def test_chunks_change_nothing(monkeypatch):
         assert_exact(algorithms.reinforce().per_trajectory(*arguments), whole)  # a few rows take another path
         assert max(seen) == most
         assert sum(seen) == 60
+    estimator, row = (
+        algorithms.reinforce(),
+        np.arange(60) // 7,
+    )  # several trajectories to a row, several rows to a chunk
+    found = estimator.contract(estimator.batch(*arguments), row, 9)
+    assert_exact(found, np.add.reduceat(whole, np.arange(0, 60, 7)) / 60)
 
 
 def test_estimates_do_not_depend_on_the_rest_of_the_batch():

@@ -189,10 +189,14 @@ def test_against_the_naive_sampler(monkeypatch, mdp, group_size, joint):
     assert batch.truncated.tolist() == np.logical_not(last).tolist()
 
 
-def test_each_block_has_its_own_stream(small_blocks):
-    batch = draw(14, rng=8)
-    paths, _ = naive_block(REFEREE, POLICY.probabilities(THETA), 8, (1,), 7)
-    assert [steps(batch, n) for n in range(7, 14)] == [path_of(REFEREE, path) for path in paths]
+def test_each_block_has_its_own_stream(monkeypatch):
+    """Blocks of eight, in which one finished trajectory is just enough to drop it."""
+    monkeypatch.setattr(drawing, "MAX_BLOCK", 8)
+    mdp = REFEREE.replace(horizon=12)
+    batch = draw(64, mdp=mdp, rng=8)
+    for block in range(8):
+        paths, _ = naive_block(mdp, POLICY.probabilities(THETA), 8, (block,), 8)
+        assert [steps(batch, 8 * block + n) for n in range(8)] == [path_of(mdp, path) for path in paths]
 
 
 def test_what_is_remembered_of_a_model_depends_on_nothing_else(monkeypatch):

@@ -87,7 +87,8 @@ def pair_weights(paths, meaning, estimator, gamma):
     array (S, A), float
     """
     baseline = estimator.advantage.baseline
-    if meaning.paid is not None and not baseline.any():  # the others have nothing to go
+    any_baseline = baseline.any()
+    if meaning.paid is not None and not any_baseline:  # the others have nothing to go
         paid = paths.paid(meaning)
         paths = paths.only(paid) if np.count_nonzero(paid) * 2 < paths.n else paths
     n_steps, shift = len(paths.slots), meaning.pair_shift
@@ -105,8 +106,9 @@ def pair_weights(paths, meaning, estimator, gamma):
             to_go *= gamma
             to_go += meaning.reward.take(slots, out=rewards[: len(slots)], mode="clip")
             pair = slots >> shift if shift else slots
-            b = baseline[t] if baseline.ndim == 2 else baseline
-            credit = to_go - (b[meaning.state].take(pair) if b.ndim else b) if b.any() else to_go
+            credit = (
+                to_go - _at(baseline[t] if baseline.ndim == 2 else baseline, meaning, pair) if any_baseline else to_go
+            )
             if len(weights) < 4 * len(slots):
                 weights += discount[t] * np.bincount(pair, weights=credit, minlength=len(weights))
             else:
@@ -115,3 +117,8 @@ def pair_weights(paths, meaning, estimator, gamma):
     index = meaning.state[live] * meaning.n_actions + meaning.action[live]
     shape = (meaning.n_states, meaning.n_actions)
     return np.bincount(index, weights=weights[live], minlength=shape[0] * shape[1]).reshape(shape), to_go.sum()
+
+
+def _at(baseline, meaning, pair):
+    """Return b(s) at each step, from a table (S,) or a number."""
+    return baseline[meaning.state].take(pair) if baseline.ndim else baseline

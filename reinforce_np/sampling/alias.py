@@ -3,16 +3,18 @@
 A row of probabilities is written as whole numbers that add up to 2⁶², and cut
 into L columns of equal mass 2⁶²/L, L a power of two. Column c keeps ``keep[c]``
 of entry ``own[c]``, and fills up with entry ``other[c]``. So an entry is drawn
-by two look-ups, however many there are (Walker 1977).
+by two look-ups, however many there are (Walker, "An Efficient Method for
+Generating Discrete Random Variables with General Distributions", ACM TOMS 3 (1977)).
 
 The random number has 62 bits, of which the first 32 nearly always decide: its
 first log₂ L bits are the column, and together with the others of the 32 they
 are compared with the upper half of the column's limit. Only when the two are
-equal, once in 2³² L⁻¹ draws or so, 30 more bits are drawn. All of this is
+equal, once in 2³²/L draws, 30 more bits are drawn. All of this is
 whole-number arithmetic, so the probabilities drawn are known exactly: the
 `drawn` probabilities are what the tables add up to.
 """
 
+import functools
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple
@@ -56,7 +58,7 @@ class AliasTables:
     low: np.ndarray  # (R·L,) uint32: a random number above (high, low) picks the second entry
     entry: np.ndarray  # (2·R·L,) int: which of its row's probabilities each slot stands for
 
-    @property
+    @functools.cached_property
     def shift(self):
         """What is left of a word of 32 bits when the column is cut off."""
         return np.uint32(32 - self.log_columns)
@@ -73,7 +75,8 @@ class AliasTables:
         np.right_shift(word, self.shift, out=column.view(np.uint32))
         np.add(column, base, out=column)
         self.high.take(column, out=high, mode="clip")
-        tied = np.flatnonzero(second) if np.equal(word, high, out=second).any() else None
+        np.equal(word, high, out=second)
+        tied = np.flatnonzero(second) if np.count_nonzero(second) else None
         np.greater(word, high, out=second)
         if tied is not None:
             second[tied] = random_tails(bits, len(tied)) > self.low[column[tied]]
@@ -161,8 +164,8 @@ def split(weights):
     surpluses of the entries above. The surplus beside the start of a gap fills
     it whole. A surplus that ends inside a gap has then given more than it
     had: that is the gap of its own column, and the next surplus, whose start
-    is here, fills it. (The sweep of Hübschle-Schneider & Sanders, "Parallel
-    Weighted Random Sampling", ACM TOMS 48 (2022), for all rows at once.)
+    is here, fills it. (After the sweep of Hübschle-Schneider & Sanders, "Parallel
+    Weighted Random Sampling", ESA 2019, for all rows at once.)
     """
     R, L = weights.shape
     full = TOTAL // L

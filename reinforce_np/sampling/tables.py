@@ -75,19 +75,20 @@ def sampling_tables(mdp, policy, theta, behaviour=None):
     if model.outcome is None:
         first = stage((mu[:, :, None] * mdp.probability).reshape(S, -1), model.after.reshape(S, -1), S + np.arange(E))
         cell = outcomes_of_slots(first.alias, S, A * K)
-        stages, pair, pair_shift, reward = (first,), cell // K, 0, mdp.reward.ravel()[cell]
+        stages, pair, pair_shift = (first,), cell // K, 0
+        reward = padded(mdp.reward.ravel()[cell], len(first.leads_to))
     else:
         columns = model.outcome.alias.log_columns
         first = stage(mu, np.arange(S * A).reshape(S, A), S * A + np.arange(E), columns)
         stages, pair, pair_shift, reward = (first, model.outcome), np.arange(S * A), 1 + columns, model.reward
-    n_slots = len(stages[-1].leads_to)
+    n_pairs = len(reward) >> pair_shift  # those of finished trajectories included
     meaning = Meaning(
         pair_shift=pair_shift,
-        state=padded(pair // A, n_slots >> pair_shift),
-        action=padded(pair % A, n_slots >> pair_shift),
-        log_probability=padded(log_mu.ravel()[pair], n_slots >> pair_shift),
-        reward=padded(reward, n_slots),
-        first_finished=len(reward),
+        state=padded(pair // A, n_pairs),
+        action=padded(pair % A, n_pairs),
+        log_probability=padded(log_mu.ravel()[pair], n_pairs),
+        reward=reward,
+        first_finished=len(pair) << pair_shift,
         n_actions=A,
         n_states=S,
         paid=model.paid,
@@ -133,7 +134,8 @@ def _of_model(mdp):
         return ModelTables(ends % S, paid, after, start, None, None)
     outcome = stage(mdp.probability.reshape(S * A, K), after.reshape(S * A, K), S + np.arange(len(ends)), columns)
     cell = outcomes_of_slots(outcome.alias, S * A, K)
-    return ModelTables(ends % S, paid, after, start, outcome, mdp.reward.ravel()[cell])
+    reward = padded(mdp.reward.ravel()[cell], len(outcome.leads_to))
+    return ModelTables(ends % S, paid, after, start, outcome, reward)
 
 
 def stage(probability, next_row, end_rows, next_log_columns=None):
