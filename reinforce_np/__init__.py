@@ -29,113 +29,165 @@ Data flows down this list, imports never up:
     command_line                  python -m reinforce_np
 """
 
-from reinforce_np import exact, examples, plots, referee, sweeps, training
-from reinforce_np.arguments import FileFormatError, TooLargeError
-from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
-from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
-from reinforce_np.checks.routes import compare_routes
-from reinforce_np.checks.streams import confirm_stream
-from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
-from reinforce_np.environments import Draw, EnvironmentSource, ModelSource, RolloutSource, Steps, Truncated
-from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
-from reinforce_np.estimators import __all__ as _slots
-from reinforce_np.exact import (
-    Discounted,
-    EntropyRegularised,
-    KLRegularised,
-    Undiscounted,
-    judge,
-    moments,
-    moments_by_enumeration,
-    moments_by_histogram,
-    moments_by_recursion,
-)
-from reinforce_np.examples import random_mdp
-from reinforce_np.mdp import FiniteMDP
-from reinforce_np.policies import FeatureSoftmax, GaussianPolicy, LinearSoftmax, NeuralSoftmax, TabularSoftmax, features
-from reinforce_np.problem import Problem
-from reinforce_np.referee import (
-    Convicted,
-    assert_gradient,
-    assert_proportional,
-    assert_unbiased,
-    assert_variance_at_most,
-    confirm_on_panel,
-    find_counterexample,
-    jax_loss,
-    judge_on_panel,
-    numpy_loss,
-    torch_loss,
-    worst_problem,
-)
-from reinforce_np.sampling import sample, sample_blocks
-from reinforce_np.streaming import StreamedGradient, stream_gradient
-from reinforce_np.training import optimisers, train
-from reinforce_np.trajectories import Trajectories, concatenate
+import importlib.util as _importlib
+import typing as _typing
 
-__all__ = [  # noqa: PLE0604 - names from two lists
-    *_slots,
-    "Convicted",
-    "Discounted",
-    "Draw",
-    "EntropyRegularised",
-    "EnvironmentSource",
-    "FeatureSoftmax",
-    "FileFormatError",
-    "FiniteMDP",
-    "GaussianPolicy",
-    "KLRegularised",
-    "LinearSoftmax",
-    "ModelSource",
-    "NeuralSoftmax",
-    "Problem",
-    "RolloutSource",
-    "Steps",
-    "StreamedGradient",
-    "TabularSoftmax",
-    "TooLargeError",
-    "Trajectories",
-    "Truncated",
-    "Undiscounted",
-    "assert_gradient",
-    "assert_proportional",
-    "assert_unbiased",
-    "assert_variance_at_most",
-    "check_gradient",
-    "compare_routes",
-    "complex_step",
-    "concatenate",
-    "confirm",
-    "confirm_on_panel",
-    "confirm_stream",
-    "count_trajectories",
-    "enumerate_trajectories",
-    "exact",
-    "examples",
-    "features",
-    "find_counterexample",
-    "finite_difference",
-    "jax_loss",
-    "judge",
-    "judge_on_panel",
-    "moments",
-    "moments_by_enumeration",
-    "moments_by_histogram",
-    "moments_by_recursion",
-    "numpy_loss",
-    "optimisers",
-    "plots",
-    "random_mdp",
-    "referee",
-    "sample",
-    "sample_blocks",
-    "smallest_detectable_bias",
-    "stream_gradient",
-    "sweeps",
-    "taylor_test",
-    "torch_loss",
-    "train",
-    "training",
-    "trajectories_needed",
-    "worst_problem",
-]
+if _typing.TYPE_CHECKING:  # read by type checkers, and by `_homes`: nothing is imported before it is asked for
+    from reinforce_np import exact, examples, plots, referee, sweeps, training
+    from reinforce_np.arguments import FileFormatError, TooLargeError
+    from reinforce_np.checks.confirmation import confirm, smallest_detectable_bias, trajectories_needed
+    from reinforce_np.checks.differences import check_gradient, complex_step, finite_difference, taylor_test
+    from reinforce_np.checks.routes import compare_routes
+    from reinforce_np.checks.streams import confirm_stream
+    from reinforce_np.enumeration import count_trajectories, enumerate_trajectories
+    from reinforce_np.environments import Draw, EnvironmentSource, ModelSource, RolloutSource, Steps, Truncated
+    from reinforce_np.estimators import *  # noqa: F403 - the slots, listed in estimators.__all__
+    from reinforce_np.estimators import __all__ as _slots
+    from reinforce_np.exact import (
+        Discounted,
+        EntropyRegularised,
+        KLRegularised,
+        Undiscounted,
+        judge,
+        moments,
+        moments_by_enumeration,
+        moments_by_histogram,
+        moments_by_recursion,
+    )
+    from reinforce_np.examples import random_mdp
+    from reinforce_np.mdp import FiniteMDP
+    from reinforce_np.policies import (
+        FeatureSoftmax,
+        GaussianPolicy,
+        LinearSoftmax,
+        NeuralSoftmax,
+        TabularSoftmax,
+        features,
+    )
+    from reinforce_np.problem import Problem
+    from reinforce_np.referee import (
+        Convicted,
+        assert_gradient,
+        assert_proportional,
+        assert_unbiased,
+        assert_variance_at_most,
+        confirm_on_panel,
+        find_counterexample,
+        jax_loss,
+        judge_on_panel,
+        numpy_loss,
+        torch_loss,
+        worst_problem,
+    )
+    from reinforce_np.sampling import sample, sample_blocks
+    from reinforce_np.streaming import StreamedGradient, stream_gradient
+    from reinforce_np.training import optimisers, train
+    from reinforce_np.trajectories import Trajectories, concatenate
+
+    __all__ = [  # noqa: PLE0604 - names from two lists
+        *_slots,  # type: ignore[has-type]
+        "Convicted",
+        "Discounted",
+        "Draw",
+        "EntropyRegularised",
+        "EnvironmentSource",
+        "FeatureSoftmax",
+        "FileFormatError",
+        "FiniteMDP",
+        "GaussianPolicy",
+        "KLRegularised",
+        "LinearSoftmax",
+        "ModelSource",
+        "NeuralSoftmax",
+        "Problem",
+        "RolloutSource",
+        "Steps",
+        "StreamedGradient",
+        "TabularSoftmax",
+        "TooLargeError",
+        "Trajectories",
+        "Truncated",
+        "Undiscounted",
+        "assert_gradient",
+        "assert_proportional",
+        "assert_unbiased",
+        "assert_variance_at_most",
+        "check_gradient",
+        "compare_routes",
+        "complex_step",
+        "concatenate",
+        "confirm",
+        "confirm_on_panel",
+        "confirm_stream",
+        "count_trajectories",
+        "enumerate_trajectories",
+        "exact",
+        "examples",
+        "features",
+        "find_counterexample",
+        "finite_difference",
+        "jax_loss",
+        "judge",
+        "judge_on_panel",
+        "moments",
+        "moments_by_enumeration",
+        "moments_by_histogram",
+        "moments_by_recursion",
+        "numpy_loss",
+        "optimisers",
+        "plots",
+        "random_mdp",
+        "referee",
+        "sample",
+        "sample_blocks",
+        "smallest_detectable_bias",
+        "stream_gradient",
+        "sweeps",
+        "taylor_test",
+        "torch_loss",
+        "train",
+        "training",
+        "trajectories_needed",
+        "worst_problem",
+    ]
+
+
+def __getattr__(name):
+    """Import a public name, or a module of the package, when it is first asked for (PEP 562)."""
+    if name == "__all__":
+        value = sorted(_homes())
+    elif name.startswith("_"):
+        raise AttributeError(f"module 'reinforce_np' has no attribute {name!r}")
+    elif _importlib.find_spec(f"reinforce_np.{name}"):
+        value = _import(f"reinforce_np.{name}")
+    elif name in _homes():
+        value = getattr(_import(_homes()[name]), name)
+    else:
+        raise AttributeError(f"module 'reinforce_np' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *__getattr__("__all__")})
+
+
+def _import(module):
+    import importlib
+
+    return importlib.import_module(module)
+
+
+def _homes(found={}):  # noqa: B006 - read once, then remembered
+    """Return the module that each public name is imported from, as the imports above say."""
+    if not found:
+        import ast
+
+        for node in ast.walk(ast.parse(__spec__.loader.get_source(__name__))):  # type: ignore[union-attr]
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("reinforce_np"):
+                for alias in node.names:
+                    if alias.name == "*":
+                        found |= dict.fromkeys(_import(node.module).__all__, node.module)
+                    elif alias.asname is None:
+                        found[alias.name] = node.module
+    return found

@@ -483,7 +483,7 @@ def test_a_lake_of_256_parameters():
     problem = mdp.replace(reward=reward, gamma=0.8), policy, np.random.default_rng(1).normal(size=256)
     for estimator, group_size in ((algorithms.reinforce(), 1), (Estimator(TotalReturn()), 1), (algorithms.rloo(), 8)):
         whole = moments(estimator, *problem, covariance=True, group_size=group_size)
-        parts = moments(estimator, *problem, group_size=group_size)  # 64 directions at once
+        parts = moments(estimator, *problem, group_size=group_size)  # all that is known of one state at a time
         assert parts.covariance is None
         assert_moments(parts, whole)
         assert_exact(whole.covariance, whole.covariance.T)
@@ -496,6 +496,7 @@ def test_a_lake_of_256_parameters():
 
 def test_parts_of_the_parameters_are_the_whole(monkeypatch):
     monkeypatch.setattr(laws, "TOGETHER", 4)  # 4 + 4 + 1
+    monkeypatch.setattr(laws, "NUMBERS", 0)
     per_component = Estimator(PerComponent(TotalReturn(0.5), np.linspace(-1, 2, 9)))
     for estimator in (algorithms.reinforce(), Estimator(TotalReturn(2.0)), algorithms.rloo(), per_component):
         parts, whole = (

@@ -412,6 +412,25 @@ def test_ratios_without_a_horizon_up_to_where_their_variance_explodes(ratio, mon
         moments(estimator, mdp, policy, theta, behaviour=np.array([[0.8, 0.2]]))
 
 
+def test_the_residual_of_a_fixed_point_says_how_far_the_last_step_still_moved(monkeypatch):
+    """Stopped early on purpose, what is missing is the residual times the steps still to come, 1/(1 − γ) of them."""
+    cycle, policy, theta = examples.baxter_bartlett(gamma=0.9), TabularSoftmax(3, 2), np.sin(np.arange(6.0))
+    trace, psi = traces.linear_trace(algorithms.reinforce(), cycle, policy, theta), policy.score_along(theta, np.eye(6))
+    settled = recursion.sweep(trace, psi)
+    assert 0 < settled.residual <= recursion.SETTLED
+    assert (
+        recursion.sweep(
+            traces.linear_trace(algorithms.reinforce(), cycle.replace(horizon=9), policy, theta), psi
+        ).residual
+        is None
+    )
+    monkeypatch.setattr(recursion, "SETTLED", 1e-6)
+    early = recursion.sweep(trace, psi)
+    missing = np.abs(early.first - settled.first).max() / np.abs(settled.first).max()
+    assert 1e-8 < early.residual <= 1e-6
+    assert early.residual / 10 < missing < 10 * early.residual / (1 - cycle.gamma)
+
+
 def test_what_does_not_settle_is_refused(monkeypatch):
     monkeypatch.setattr(recursion, "MOST_STEPS", 256)
     cycle, policy = examples.baxter_bartlett(gamma=0.9), TabularSoftmax(3, 2)

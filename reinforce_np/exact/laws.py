@@ -39,7 +39,8 @@ from reinforce_np.exact.total_return import return_moments
 from reinforce_np.exact.traces import linear_trace, tables_of
 from reinforce_np.problem import problem_of
 
-TOGETHER = 64  # directions carried at once when no covariance is wanted
+TOGETHER = 64  # directions carried at once when no covariance is wanted, or more
+NUMBERS = 2**20  # while their scores are no more than so many numbers
 ROUTES = ("recursion", "histogram", "enumeration")
 
 
@@ -199,7 +200,7 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
             f"group_size={group_size}: {type(estimator.advantage).__name__} compares the members of a group; draw at least two"
         )
     D = policy.n_parameters
-    step = D if covariance else TOGETHER
+    step = D if covariance else max(TOGETHER, NUMBERS // (mdp.n_states * mdp.n_actions))
     parts = []
     for first in range(0, D, step):
         directions = np.eye(D)[first : first + step]

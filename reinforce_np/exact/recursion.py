@@ -31,12 +31,16 @@ class Sweep:
         E[XXᵀ], when asked for.
     by_state : array (S, E)
         E[X | first state], of those that the start can reach.
+    residual : float or None
+        Without a horizon, the largest change of any moment, relative to its size, that one more step
+        back still made; None with a horizon, where nothing is left to settle.
     """
 
     first: np.ndarray
     second: np.ndarray
     outer: np.ndarray | None
     by_state: np.ndarray
+    residual: float | None = None
 
 
 def sweep(trace, psi, *, power=1, covariance=False):
@@ -92,16 +96,22 @@ def sweep_by_outcomes(trace, psi, *, power=1, covariance=False):
     H = np.zeros_like(psi)
     K = np.zeros(psi.shape[::2])
     visits = None if mdp.horizon is None else _squared_visits(trace, W)
+    residual: float | None = None
     reached, largest_score = graph.reachable(mdp, W > 0), np.abs(psi).max(initial=0.0)
     for t in _steps_back(mdp):
         state, parts = _step(state, trace, t, W, mean_measure, psi, h)
-        settled = mdp.horizon is None and MOST_STEPS - t > mdp.n_states and state.settled(reached, largest_score)
-        if visits is not None or settled:
-            o = visits[t] if visits is not None else _all_squared_visits(trace, W)
+        if visits is None and MOST_STEPS - t > mdp.n_states:
+            residual = state.residual(reached, largest_score)
+        if visits is not None or residual is not None:
+            if visits is None:
+                o, rest = _all_squared_visits(trace, W)
+                residual = max(residual, rest)
+            else:
+                o = visits[t]
             H += o[:, None, None] * (0.5 * parts.w2[:, :, None] * psi + np.moveaxis(parts.y, 0, 1))
             if h.ndim:
                 K += o[:, None] * (np.einsum("sa,sae->se", parts.w1, psi) + parts.x + 0.5 * h * parts.mass[:, None])
-        if settled:
+        if residual is not None:
             break
     else:
         if mdp.horizon is None:
@@ -113,7 +123,7 @@ def sweep_by_outcomes(trace, psi, *, power=1, covariance=False):
     if covariance:
         half = np.tensordot(psi, H, axes=((0, 1), (0, 1))) + (h.T @ K if h.ndim else 0.0)
         outer = half + half.T
-    return Sweep(mdp.initial @ state.x, second, outer, state.x)
+    return Sweep(mdp.initial @ state.x, second, outer, state.x, residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,8 +145,11 @@ class _Moments:
             np.zeros((S, m)), np.ones(S), np.zeros((S, m)), np.zeros((S, m, m)), np.zeros((S, E)), np.zeros((m, S, E))
         )
 
-    def settled(self, reached, largest_score):
-        """Whether the last step changed no moment of any state that is `reached` by more than rounding."""
+    def residual(self, reached, largest_score):
+        """Return by how much the last step changed the moments of the states `reached`, relative to their size.
+
+        None when some moment changed by more than rounding.
+        """
         v, uu, x, ux = self.before
         if not np.isfinite(self.uu[reached]).all():
             raise ValueError(
@@ -147,14 +160,20 @@ class _Moments:
         credit = np.abs(self.v) + deviation
         size = np.abs(self.x).max(axis=1, initial=0.0) + largest_score * credit[:, -1]
         joint = np.abs(self.ux).max(axis=2, initial=0.0) + deviation.T * size
-        pairs = [
-            (uu, self.uu, deviation[:, :, None] * deviation[:, None, :]),
-            (v, self.v, credit),
-            (x, self.x, size[:, None]),
+        changes = [
+            (np.abs(uu - self.uu)[reached], (deviation[:, :, None] * deviation[:, None, :])[reached]),
+            (np.abs(v - self.v)[reached], credit[reached]),
+            (np.abs(x - self.x)[reached], size[reached, None]),
+            (np.abs(ux - self.ux)[:, reached], joint[:, reached, None]),
         ]
-        changed = [np.abs(old - new)[reached] > SETTLED * (scale + 0 * new)[reached] for old, new, scale in pairs]
-        changed.append((np.abs(ux - self.ux) > SETTLED * joint[:, :, None])[:, reached])
-        return not any(np.any(part) for part in changed)
+        if any(np.any(change > SETTLED * scale) for change, scale in changes):
+            return None
+        return max(_largest_ratio(change, scale) for change, scale in changes)
+
+
+def _largest_ratio(change, scale):
+    """Return the largest change in units of its scale, which is zero only where the change is."""
+    return float(np.divide(change, scale, out=np.zeros_like(change), where=change > 0).max(initial=0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +239,7 @@ def _squared_visits(trace, W):
 
 
 def _all_squared_visits(trace, W):
-    """Return Σ_t o_t(s) without a horizon, step by step until nothing is added."""
+    """Return Σ_t o_t(s) without a horizon, step by step until nothing is added, and what the last step still added."""
     arrive, o = bellman.arrivals(trace.mdp), trace.mdp.initial
     step = W * np.asarray(trace.at(0).eta) ** 2 * ~trace.mdp.terminated
     total = np.zeros_like(o)
@@ -228,7 +247,7 @@ def _all_squared_visits(trace, W):
         total = total + o
         o = arrive(o[:, None, None] * step)
         if t > len(o) and np.all(o <= SETTLED * total):
-            return total
+            return total, _largest_ratio(o, total)
     raise ValueError(
         f"horizon=None: the visits have not settled after {MOST_STEPS} steps; give a horizon or a smaller gamma"
     )
