@@ -371,6 +371,7 @@ def test_without_a_horizon_the_limit_of_long_ones(problem):
         endless = moments(estimator, mdp, policy, theta, **options)
         long = moments(estimator, mdp.replace(horizon=350 if mdp.gamma > 0.5 else 60), policy, theta, **options)
         assert endless.route == "recursion"
+        assert 0 <= endless.residual < EXACT and long.residual is None
         assert_moments(endless, long)
 
 

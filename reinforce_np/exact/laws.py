@@ -209,6 +209,7 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     mean = np.concatenate([part[0] for part in parts])
     spread = parts[0][1] if covariance else np.concatenate([part[1] for part in parts])
     variance = np.maximum(np.diag(spread) if covariance else spread, 0.0)
+    residuals = [part[2] for part in parts if part[2] is not None]
     return Moments(
         mean=mean,
         variance=variance,
@@ -218,6 +219,7 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
         n_steps=mdp.horizon if mdp.horizon is not None else mdp.n_states,
         n_batches=None,
         route="recursion",
+        residual=max(residuals, default=None),
     )
 
 
@@ -243,11 +245,11 @@ def _form(estimator, mdp, policy, theta, behaviour):
 
 
 def _batch_moments(kind, tables, psi, rows, prompts, group_size, covariance):
-    """Return mean and covariance (or variance) of the estimate from a batch, for the directions in `psi`."""
-    mdp, scale = tables.mdp, tables.scale()
+    """Return mean and covariance (or variance) of the estimate from a batch, for the directions in `psi`, and the residual."""
+    mdp, scale, residual = tables.mdp, tables.scale(), None
     square = (lambda x: np.einsum("...d,...e->...de", x, x)) if covariance else (lambda x: x**2)
     if kind == "trace":
-        mean, outer, by_state = _trace(tables, psi, covariance)
+        mean, outer, by_state, residual = _trace(tables, psi, covariance)
         between = np.einsum("s,s...->...", mdp.initial, square(by_state)) if group_size > 1 else 0.0
     elif kind == "return" and group_size == 1:
         mean, outer = _return(tables, psi, rows, mdp.initial, covariance)
@@ -261,15 +263,16 @@ def _batch_moments(kind, tables, psi, rows, prompts, group_size, covariance):
         outer = sum(p_s * outer_s for p_s, (_, outer_s) in zip(p, each, strict=True))
         between = sum(p_s * square(mean_s) for p_s, (mean_s, _) in zip(p, each, strict=True))
     if kind == "group" or group_size == 1:
-        return scale * mean, scale**2 * (outer - square(mean)) / prompts
-    return scale * mean, scale**2 * ((outer - between) / group_size + between - square(mean)) / prompts
+        return scale * mean, scale**2 * (outer - square(mean)) / prompts, residual
+    return scale * mean, scale**2 * ((outer - between) / group_size + between - square(mean)) / prompts, residual
 
 
 def _trace(trace, psi, covariance):
-    """Return E[X], E[XXᵀ] (or its diagonal) and E[X | first state]."""
+    """Return E[X], E[XXᵀ] (or its diagonal), E[X | first state], and what has not settled."""
     found = sweep(trace, psi, covariance=covariance)
     squares = sweep(trace, psi, power=2, covariance=covariance) if trace.whole_trajectory else found
-    return found.first, squares.outer if covariance else squares.second, found.by_state
+    residual = None if found.residual is None else max(found.residual, squares.residual)
+    return found.first, squares.outer if covariance else squares.second, found.by_state, residual
 
 
 def _return(tables, psi, rows, initial, covariance, group_size=1):

@@ -34,6 +34,9 @@ class Moments:
         How it was computed.
     precision : float
         Unit rounding of the arithmetic that estimates were computed in.
+    residual : float or None
+        Without a horizon the recursion ends when it has settled: how much its last step still changed, relative
+        to the moment that changed most. None where nothing is left to settle.
 
     Examples
     --------
@@ -52,6 +55,7 @@ class Moments:
     n_batches: int | None
     route: str
     precision: float = DOUBLE
+    residual: float | None = None
 
     @property
     def total_variance(self):
