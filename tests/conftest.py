@@ -4,7 +4,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=25)
+hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=16)
 hypothesis.settings.load_profile("suite")
 
 

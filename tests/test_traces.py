@@ -174,7 +174,6 @@ def cases(draw):
     "wanted",
     [
         lambda p, e: isinstance(e.advantage, NStep) and e.advantage.n == 3,
-        lambda p, e: isinstance(e.advantage, GAE) and e.advantage.bootstrap_at_truncation,
         lambda p, e: any(x.place == "loss" for x in e.penalty) and not e.discounted_score,
         lambda p, e: isinstance(p.policy, LinearSoftmax) and isinstance(e.ratio, VTrace),
     ],
