@@ -1,7 +1,7 @@
 """Measured promises: how often the referee errs, on millions of runs.
 
-``python -m benchmarks promises`` prints the table that README shows, in ten to
-twenty minutes; ``--quick`` a hundredth of it. A run is simulated by how
+``python -m benchmarks promises`` prints the table that README shows, in half an
+hour on a busy core; ``--quick`` a hundredth of it. A run is simulated by how
 often each value of the estimate occurs in it, drawn from the law that listing
 all batches gives, and judged by the very statistic that judges in `confirm`
 (`checks.runs`) and `confirm_stream` (`checks.processes`). The last column is what was promised.

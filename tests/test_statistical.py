@@ -50,7 +50,7 @@ PROBLEM = Problem(MDP, POLICY, THETA)
 GROUPS = PROBLEM.replace(prompts=2, group_size=2)
 ELSEWHERE = PROBLEM.replace(behaviour=np.array([[0.5, 0.25, 0.25], [0.3, 0.3, 0.4], [0.2, 0.6, 0.2]]))
 REINFORCE, N = algorithms.reinforce(), 4000
-FEW = 400  # batches for a function, which is called for each
+FEW = 300  # batches for a function, which is called for each
 NOT_LISTED = {"limit": 10}  # too small a limit to learn the law of a function by listing its batches
 
 
@@ -72,7 +72,7 @@ MINE, SIGN = as_function(REINFORCE), as_function(REINFORCE, -1.0)
 ELSEWHERE_ESTIMATOR = Estimator(RewardToGo(), ratio=PerDecisionRatio())
 KNOWN = {  # what is known, and where the law then comes from
     "listed": ({"exchangeable": True}, "enumeration"),
-    "like": (NOT_LISTED, "recursion"),
+    "like": ({}, "recursion"),
     "variance": (NOT_LISTED, "variance, as stated"),
     "bound": ({"bound": 40.0, **NOT_LISTED}, "bound, as stated"),
 }
@@ -80,7 +80,7 @@ KNOWN = {  # what is known, and where the law then comes from
 
 @pytest.mark.parametrize(("knowledge", "estimator", "problem"), [
     ("listed", REINFORCE, PROBLEM), ("like", REINFORCE, PROBLEM), ("variance", REINFORCE, PROBLEM), ("bound", REINFORCE, PROBLEM),
-    ("listed", algorithms.rloo(), GROUPS.replace(prompts=1)), ("like", algorithms.rloo(), GROUPS), ("variance", algorithms.rloo(), GROUPS),
+    ("listed", algorithms.rloo(), GROUPS.replace(prompts=1)), ("like", algorithms.rloo(), GROUPS),
     ("listed", ELSEWHERE_ESTIMATOR, ELSEWHERE), ("like", ELSEWHERE_ESTIMATOR, ELSEWHERE),
 ])  # fmt: skip
 def test_functions_are_judged_by_whatever_is_known(knowledge, estimator, problem):
@@ -91,7 +91,7 @@ def test_functions_are_judged_by_whatever_is_known(knowledge, estimator, problem
         "like": {"like": estimator},
         "variance": {"variance": moments(estimator, problem).second_moment},
     }.get(knowledge, {})
-    n = 2 * FEW if problem.behaviour is not None else FEW
+    n = 450 if problem.behaviour is not None else FEW
     right = confirm(as_function(estimator), problem, n=n, rng=0, **options)
     assert right.guaranteed
     assert right
@@ -475,10 +475,10 @@ def test_all_moments_together_see_what_each_does_not():
 
 def test_batches_are_drawn_whole_and_in_the_order_of_sample(monkeypatch):
     problem = ELSEWHERE.replace(prompts=3, group_size=2)
-    whole = sample(MDP, POLICY, THETA, 6 * 3000, behaviour=ELSEWHERE.behaviour, group_size=2, rng=5)
+    whole = sample(MDP, POLICY, THETA, 6 * 6000, behaviour=ELSEWHERE.behaviour, group_size=2, rng=5)
     for cells in (estimates.CELLS, 9 * 6 * 100):
         monkeypatch.setattr(estimates, "CELLS", cells)
-        parts = list(estimates.batches_drawn(problem, 3000, rng=5))
+        parts = list(estimates.batches_drawn(problem, 6000, rng=5))
         assert [len(part) % 6 for part in parts] == [0] * len(parts)
         assert max(map(len, parts)) <= cells // 9
         assert np.array_equal(concatenate(parts).actions, whole.actions)
