@@ -22,8 +22,11 @@ The peers are the extra ``bench``: ``pip install '.[bench]'``.
 import argparse
 import importlib
 import json
+import os
 import pathlib
 import sys
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # or PyTorch's threads keep the cores busy in the next one's turn
 
 from benchmarks import harness
 

@@ -17,7 +17,8 @@ class Trajectories:
 
     ``rewards[n, t]`` is paid for ``actions[n, t]`` taken in ``states[n, t]``.
     Entries at t >= ``lengths[n]`` are padding and mean nothing. The arrays are
-    read-only views of those given.
+    read-only views of those given. What `sample` returns writes its (N, T)
+    arrays out when one of them is first looked at.
 
     Parameters
     ----------
