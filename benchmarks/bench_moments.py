@@ -1,17 +1,15 @@
-"""Cost of exact moments: recursion and histogram. Each case asserts its answer before it is timed.
+"""Exact moments: total variance and covariance, beside the recursion as it is written and beside sampling.
 
-asv reads the classes as they are; ``python -m benchmarks.bench_moments`` prints a table of medians.
+No peer computes them. Answers are asserted first: against listing all batches on a small model, against the exact
+gradient on the one that is timed, and against the recursion outcome by outcome.
 """
 
-import itertools
 import math
-import resource
-import statistics
-import time
 import tracemalloc
 
 import numpy as np
 
+from benchmarks.harness import Contender, Table, best, measured, race, ratio_table, scaling_table
 from reinforce_np import (
     Estimator,
     FiniteMDP,
@@ -24,10 +22,10 @@ from reinforce_np import (
     sample,
 )
 from reinforce_np.exact import moments
+from reinforce_np.exact.recursion import sweep_by_outcomes
+from reinforce_np.exact.traces import linear_trace
 
 CLOSE = 1e-10  # relative to the root mean square of an estimate
-REPEATS = 5
-LONG = 10.0  # seconds: once is enough
 
 
 def assert_close(actual, expected, scale):
@@ -175,14 +173,14 @@ class Grpo:
 class Scaling:
     """One thing doubles at a time: time should double, never square."""
 
-    params = ("horizon", "states", "outcomes"), (1, 2, 4)
+    params = ("steps", "states", "outcomes"), (1, 2, 4, 8)
     param_names = "what", "times"
 
     def setup(self, what, times):
-        if what == "horizon":
-            self.problem = gridworld(2500, 16, 50 * times)
+        if what == "steps":
+            self.problem = everywhere(gridworld(2500, 16, 25 * times))
         elif what == "states":
-            self.problem = gridworld(2500 * times, 16, 50)
+            self.problem = everywhere(gridworld(2500 * times, 16, 50))
         else:
             self.problem = outcomes(2 * times)
         assert_same_route(Estimator(RewardToGo(0.5)), gridworld(9, 4, 5))
@@ -192,42 +190,91 @@ class Scaling:
         return moments(Estimator(RewardToGo(0.5)), *self.problem, route="recursion")
 
 
-class AgainstSampling:
-    """How many sampled trajectories the exact answer costs, on FrozenLake 8x8."""
-
-    def setup(self):
-        self.problem = lake("8x8", 100)
-        assert_gradient(moments(algorithms.reinforce(), *self.problem), self.problem)
-
-    def time_sampling_ten_thousand(self):
-        batch = sample(*self.problem, 10_000, rng=0)
-        return algorithms.reinforce().gradient(batch, *self.problem)
+def report(options):
+    """Yield FrozenLake beside what else could be done, large gridworlds, groups, and growth."""
+    yield from frozen_lake(options)
+    yield gridworlds(2_500 if options.quick else Gridworld.n_states)
+    yield groups()
+    yield from growth(options)
 
 
-def main():
-    """Print one row per benchmark and parameters."""
-    print(f"{'benchmark':<60} {'median':>12}")
-    for case in (FrozenLake, Grpo, Scaling, AgainstSampling, Gridworld):
-        for params in itertools.product(*getattr(case, "params", [])):
-            bench = case()
-            bench.setup(*params)
-            for name in [name for name in dir(bench) if name.startswith(("time_", "track_"))]:
-                run = getattr(bench, name)
-                if name.startswith("time_"):
-                    times = []
-                    for _ in range(REPEATS):
-                        start = time.perf_counter()
-                        run(*params)
-                        times.append(time.perf_counter() - start)
-                        if times[-1] > LONG:
-                            break
-                    value = f"{statistics.median(times) * 1e3:.1f} ms"
-                else:
-                    value = f"{run(*params):.2f}"
-                label = f"{case.__name__}.{name}({', '.join(map(str, params))})"
-                print(f"{label:<60} {value:>12}", flush=True)
-    print(f"{'largest resident set':<60} {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:>9.2f} GB")
+def frozen_lake(options):
+    """Yield the total variance and the covariance on FrozenLake 8x8, 256 parameters, horizon 100."""
+    problem, table = lake("8x8", 100), Table("Exact moments, FrozenLake 8x8, 256 parameters, 100 steps", ["", "ms"])
+    for name, covariance in ((name, covariance) for name in ESTIMATORS for covariance in (False, True)):
+        bench = FrozenLake()
+        bench.setup(name, covariance)
+        what = "covariance" if covariance else "total variance"
+        table.rows.append([f"{name}, {what}", best(lambda: bench.time_moments(name, covariance)) * 1e3])  # noqa: B023
+    yield table
+    found = moments(algorithms.reinforce(), *problem)
+
+    def check(second_moment):
+        assert_close(second_moment, found.second_moment, found.second_moment.max())
+
+    contenders = [
+        Contender("moments", lambda: moments(algorithms.reinforce(), *problem).second_moment, check),
+        Contender("the recursion as it is written", lambda: by_outcomes(problem), check),
+        Contender("10,000 sampled gradients: an estimate", lambda: sampled(problem)),
+    ]
+    yield ratio_table("Total variance of REINFORCE, FrozenLake 8x8", race(contenders, options))
 
 
-if __name__ == "__main__":
-    main()
+def by_outcomes(problem):
+    """Return E[ĝ²] by the recursion outcome by outcome, all directions at once."""
+    mdp, policy, theta = problem
+    trace = linear_trace(algorithms.reinforce(), mdp, policy, theta)
+    return sweep_by_outcomes(trace, policy.score_along(theta, np.eye(policy.n_parameters))).second
+
+
+def sampled(problem):
+    """Return E[ĝ²] estimated from ten thousand trajectories."""
+    batch = sample(*problem, 10_000, rng=0)
+    return (algorithms.reinforce().per_trajectory(batch, *problem) ** 2).mean(axis=0)
+
+
+def gridworlds(n_states):
+    """Return seconds and memory of total variance and covariance on large gridworlds, 16 features, 100 steps."""
+    table = Table(f"Exact moments, gridworld of {n_states:,} states, 16 features, 100 steps", ["", "s", "peak GB"])
+    corner = gridworld(n_states, 16, 100)
+    problems = {"from a corner": corner, "from everywhere": everywhere(corner)}
+    for (name, problem), covariance in ((item, c) for item in problems.items() for c in (False, True)):
+        gradient = algorithms.reinforce()
+        seconds = measured(lambda: moments(gradient, *problem, covariance=covariance), 1)  # noqa: B023
+        tracemalloc.start()
+        found = moments(gradient, *problem, covariance=covariance)
+        peak = tracemalloc.get_traced_memory()[1] / 1e9
+        tracemalloc.stop()
+        assert_gradient(found, problem)
+        table.rows.append([f"{name}, {'covariance' if covariance else 'total variance'}", seconds, peak])
+    return table
+
+
+def everywhere(problem):
+    """Return the problem with a uniform start: no state is out of reach."""
+    mdp, policy, theta = problem
+    return mdp.replace(initial=np.full(mdp.n_states, 1 / mdp.n_states)), policy, theta
+
+
+def groups():
+    """Return the time of GRPO with a 0/1 verifier."""
+    table = Table("GRPO, a 0/1 verifier", ["group size", "ms"])
+    for size in Grpo.params[0]:
+        bench = Grpo()
+        bench.setup(size)
+        table.rows.append([size, best(lambda: bench.time_moments(size)) * 1e3])  # noqa: B023
+    return table
+
+
+def growth(options):
+    """Yield how the total variance's cost grows with steps, states and outcomes."""
+    few = 2 if options.quick else 1
+    for what in Scaling.params[0]:
+        sizes, seconds = [], []
+        for times in Scaling.params[1]:
+            bench = Scaling()
+            bench.setup(what, times)
+            mdp = bench.problem[0]
+            sizes.append({"steps": mdp.horizon, "states": mdp.n_states, "outcomes": mdp.n_outcomes}[what])
+            seconds.append(best(lambda: bench.time_moments(what, times), 5 // few))  # noqa: B023
+        yield scaling_table(f"Total variance against the number of {what}", what, sizes, seconds)

@@ -94,13 +94,19 @@ def _by_powers(P, r_pi, start, T):
     P = P.reshape(len(start), -1)
     d, v = np.empty((T, len(P)), dtype=r_pi.dtype), np.zeros((T + 1, len(P)), dtype=r_pi.dtype)
     d[:1], v[1:] = start, r_pi
+    product = np.dot if len(P) <= SMALL else _product
     n = t = 1
     while t < T:
         m = min(n, T - t)
-        np.dot(d[t - n : t - n + m], P, out=d[t : t + m])
-        values = np.dot(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
+        product(d[t - n : t - n + m], P, out=d[t : t + m])
+        values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
-        if t == 2 * n and n * len(P) ** 3 <= WORTH * T:
+        if t == 2 * n and len(P) <= SMALL and n * len(P) ** 3 <= WORTH * T:
             P, n = P @ P, 2 * n
-    return d.sum(axis=0), d[::-1].T @ v[:T]
+    return d.sum(axis=0), product(d[::-1].T, v[:T])
+
+
+def _product(x, P, out=None):
+    """Return x P on one thread: several would wait for each other at every step, and long on a busy machine."""
+    return np.einsum("ns,st->nt", x, P, out=out)
