@@ -92,13 +92,13 @@ def worst_problem(
 
     Examples
     --------
-    Dropping γᵗ can turn the gradient around, with a single state already:
+    Of the estimate without γᵗ it is often said that it points almost the right way:
 
     >>> from reinforce_np import Estimator, RewardToGo
     >>> dropped = Estimator(RewardToGo(), discounted_score=False)
-    >>> worst = worst_problem(dropped, n_states=1, restarts=2, rng=0)
-    >>> worst.verdict.kind, round(worst.verdict.cosine, 6)
-    ('proportional', -1.0)
+    >>> worst = worst_problem(dropped, restarts=1, steps=50, rng=0)
+    >>> worst.verdict.cosine < 0.9, worst.n_judged
+    (True, 70)
     """
     if measure not in MEASURES:
         raise ValueError(f"measure={measure!r} is unknown; pass one of {', '.join(map(repr, MEASURES))}")
@@ -119,12 +119,12 @@ def worst_problem(
         verdict = judge(estimator, problem, objective=objective, exchangeable=exchangeable)
         return _badness(verdict, measure, least_gradient, problem), problem, verdict
 
-    worst: Any = None
+    worst: Any = (-np.inf, None, None)
     for _ in range(restarts):
         found = max((judged(_random_problem(rng, **kind)) for _ in range(AT_RANDOM)), key=_first)
         for _ in range(steps):
             found = max(judged(_changed(found[1], rng, gammas)), found, key=_first)  # the new one if they are equal
-        worst = found if worst is None else max(worst, found, key=_first)
+        worst = max(worst, found, key=_first)
     badness, problem, verdict = worst
     if badness == -np.inf:
         raise ValueError(

@@ -3,17 +3,20 @@
 Everything drawn is small enough to be listed, has dyadic probabilities and
 small whole rewards, and shrinks towards one state, two actions, one step and a
 uniform policy. The features that expose mistakes (`reinforce_np.traits`) are
-there in most draws, and in all of them where they are forced.
+there in many draws, and in all of them where they are forced.
 
-    from hypothesis import given
+    from hypothesis import given, settings
     from reinforce_np import judge
     from reinforce_np.strategies import problems
 
+    @settings(deadline=None)
     @given(problems())
     def test_my_estimator(problem):
         assert judge(mine, problem).kind == "unbiased"
 
 A falsifying example is printed as code that can be pasted into a test.
+Hypothesis' phase ``explain`` traces every line, which makes a failing test slow;
+``settings(phases=...)`` without it does not.
 Importing this package registers the strategies for the types they generate, as
 ``import hypothesis`` does by itself where reinforce_np is installed.
 """

@@ -45,25 +45,12 @@ class Bounds:
         """
         size = {name: chosen.get(name, getattr(self, name)[0]) for name in SMALLEST}
         n_exits = size["actions"] * size["outcomes"] - 1 + (wanted.several_outcomes and size["outcomes"] == 1)
-        n_trajectories = 1 + max(size["horizon"], least_horizon(wanted)) * n_exits
         n_starts = 2 if wanted.uneven_start else 1
-        return (n_starts * n_trajectories ** size["group_size"]) ** size["prompts"]
+        return (n_starts * (1 + size["horizon"] * n_exits) ** size["group_size"]) ** size["prompts"]
 
     def fit(self, wanted, **chosen):
         """Return whether some problem that is wanted stays within the limit, with the sizes chosen so far."""
         return self.least(wanted, **chosen) <= self.limit
-
-    def range_of(self, name, wanted, **chosen):
-        """Return the smallest value of a size, and the largest that stays within the limit."""
-        low, high = getattr(self, name)
-        while high > low and not self.fit(wanted, **chosen, **{name: high}):
-            high -= 1
-        return low, high
-
-
-def least_horizon(wanted):
-    """Return how many steps the features need."""
-    return 3 if wanted.three_steps else 2 if wanted.unequal_lengths else 1
 
 
 def checked(force, limit_name, limit, *, rewards, gammas, temperatures=(1.0,), **sizes):
@@ -83,8 +70,9 @@ def checked(force, limit_name, limit, *, rewards, gammas, temperatures=(1.0,), *
         size, least = NEEDS.get(name, (name, LARGE_REWARDS))
         remedy = "gammas must hold one between 0 and 1" if name == "discount" else f"{size} must allow {least}"
         raise ValueError(f"force={force!r} contradicts the bounds: for {name}, {remedy}")
-    for size, least in (NEEDS[name] for name in force.names & {"three_actions", "groups", "prompts"}):
-        pairs[size] = (max(least, pairs[size][0]), pairs[size][1])  # the others are seen to when they are drawn
+    for size, least in (NEEDS[name] for name in force.names & NEEDS.keys()):
+        if size != "outcomes":  # of which one action with two will do
+            pairs[size] = (max(least, pairs[size][0]), pairs[size][1])
     bounds = Bounds(
         **pairs,
         rewards=(low, high),

@@ -9,8 +9,8 @@ from reinforce_np.strategies.parts import SHARES, distribution
 from reinforce_np.traits import EPISODES, Features
 
 GAMMAS = (1.0, 0.5, 0.9, 0.7)
-STARTS = ((1.0,), (0.75, 0.25), (0.25, 0.75))
-OF_A_MODEL = EPISODES | Features(uneven_start=True, several_outcomes=True, rewards=True)
+STARTS = ([0.75, 0.25], [0.25, 0.75])
+LIKELY = Features(termination=True, truncation=True, uneven_start=True, several_outcomes=True, rewards=True)
 MOSTLY = 3  # of four draws have a feature that is not forced
 NEARBY = (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5)  # three of these, added to a reward, are large where any three are
 
@@ -60,7 +60,7 @@ def finite_mdps(
     >>> find(finite_mdps(Features(truncation=True)), lambda mdp: mdp.gamma < 1, settings=shrunk)
     FiniteMDP(n_states=1, n_actions=2, n_outcomes=1, gamma=0.5, horizon=1)
     """
-    if isinstance(force, Features) and not force <= OF_A_MODEL | Features(three_actions=True):
+    if isinstance(force, Features) and not force <= EPISODES | LIKELY | Features(three_actions=True):
         raise ValueError(f"force={force!r} asks for more than a model has; use problems(force)")
     sizes = {"states": states, "actions": actions, "outcomes": outcomes, "horizon": horizon}
     sizes |= {"group_size": 1, "prompts": 1}
@@ -69,37 +69,63 @@ def finite_mdps(
 
 @st.composite
 def _mdps(draw, bounds):
-    wanted = wanted_features(draw, bounds, OF_A_MODEL)
-    fields, _ = model_fields(draw, bounds, wanted)
+    chosen, wanted = sizes_and_features(draw, bounds, LIKELY)
+    fields, _ = model_fields(draw, bounds, wanted, chosen)
     return settled(FiniteMDP(**fields), bounds, wanted)
 
 
-def between(draw, low, high):
+def between(draw, low, high, *, mostly_high=False):
     """Draw a whole number, unless there is but one."""
-    return low if low == high else draw(st.integers(low, high))
+    if low == high:
+        return low
+    return draw(
+        st.sampled_from([*range(low, high + 1), *[high] * (high - low)]) if mostly_high else st.integers(low, high)
+    )
+
+
+def sizes_and_features(draw, bounds, likely):
+    """Draw how large a problem is, and what to build in: what is forced, and most of what is likely.
+
+    What would make it too large is left out. How many draws there are depends
+    on the bounds alone, so that Hypothesis can make one smaller, and all others stay.
+
+    Parameters
+    ----------
+    draw : callable
+        Of a composite strategy.
+    bounds : Bounds
+        What may be drawn.
+    likely : Features
+        What is built in mostly.
+
+    Returns
+    -------
+    tuple
+        Sizes by name, and `Features`.
+    """
+    chosen, wanted = {}, bounds.force
+    for name in ("prompts", "group_size", "actions", "horizon"):
+        low, high = getattr(bounds, name)
+        chosen[name] = between(draw, low, high, mostly_high=name == "horizon")
+        while chosen[name] > low and not bounds.fit(wanted, **chosen):
+            chosen[name] -= 1
+    for name in sorted((likely.names & bounds.possible.names) - wanted.names):
+        more = wanted | Features(**{name: True})
+        if draw(st.integers(0, MOSTLY)) and bounds.fit(more, **chosen):
+            wanted = more
+    return chosen, wanted
 
 
 def nothing(draw):
     """Draw nothing."""
 
 
-def wanted_features(draw, bounds, among, **chosen):
-    """Draw the features to build in: those forced, and most of those that are possible and affordable."""
-    wanted = bounds.force
-    for name in sorted((among.names & bounds.possible.names) - wanted.names):
-        more = wanted | Features(**{name: True})
-        if bounds.fit(more, **chosen) and draw(st.integers(0, MOSTLY)):
-            wanted = more
-    return wanted
-
-
-def model_fields(draw, bounds, wanted, *, of_action=nothing, of_state=nothing, **chosen):
+def model_fields(draw, bounds, wanted, chosen, *, of_action=nothing, of_state=nothing):
     """Draw the arguments of a `FiniteMDP`, and what else belongs to its actions and its states.
 
-    Sizes come first, then state by state and action by action all that belongs
-    to each: taking one away leaves the draws of the others as they are, and
-    where less is wanted, the same draws are still allowed, so that Hypothesis
-    shrinks well. Rewards are not yet `settled`.
+    What belongs to a state, and to an action, is drawn together: taking the
+    last one away leaves the draws of the others as they are. Rewards are not
+    yet `settled`.
 
     Parameters
     ----------
@@ -109,32 +135,30 @@ def model_fields(draw, bounds, wanted, *, of_action=nothing, of_state=nothing, *
         What may be drawn.
     wanted : Features
         What to build in.
+    chosen : dict
+        Sizes drawn before.
     of_action, of_state : callable
         Draw what else belongs to each, given `draw`.
-    **chosen
-        Sizes drawn before: actions, group_size, prompts.
 
     Returns
     -------
     tuple
         The arguments; and a list of states, each a pair of what was drawn for its actions and for itself.
     """
-    A = chosen.get("actions") or between(draw, *bounds.range_of("actions", wanted, **chosen))
-    chosen = {**chosen, "actions": A}
-    low, high = bounds.range_of("horizon", wanted, **chosen)
-    T = between(draw, max(low, limits.least_horizon(wanted)), max(high, limits.least_horizon(wanted)))
+    A, T = chosen["actions"], chosen["horizon"]
     gammas = sorted(bounds.gammas, key=lambda gamma: 0.0 < gamma < 1.0)  # stable: first those that do not discount
     n_plain = sum(not 0.0 < gamma < 1.0 for gamma in gammas)
     gamma = gammas[between(draw, n_plain if wanted.discount else 0, len(gammas) - 1)]
-    initial = list(STARTS[between(draw, 1, len(STARTS) - 1)]) if wanted.uneven_start else [1.0]
-    S = between(draw, max(len(initial), bounds.states[0]), bounds.states[1])
+    start = draw(st.sampled_from(STARTS))
+    S = between(draw, *bounds.states)
+    initial = start if wanted.uneven_start and S > 1 else [1.0]
     cells, others = [], []
     for _ in range(S):
         of_this_state = of_state(draw)
         row = [draw(_actions(bounds, S, of_action)) for _ in range(A)]
         cells.append([cell for cell, _ in row])
         others.append(([other for _, other in row], of_this_state))
-    initial = initial + [0.0] * (S - len(initial))
+    initial = [*initial, *[0.0] * (S - len(initial))]
     _build_in(cells, T, bounds, wanted)
     _trim(cells, initial, T, bounds, wanted, chosen)
     K = max(len(cell) for row in cells for cell in row)
@@ -150,7 +174,10 @@ def _actions(draw, bounds, S, of_action):
     """Generate what follows an action: outcomes as lists [probability, next state, reward, terminated]; and what else."""
     n = between(draw, *bounds.outcomes)
     probability = distribution([draw(st.sampled_from(SHARES)) for _ in range(n - 1)])
-    cell = [[p, between(draw, 0, S - 1), between(draw, *bounds.rewards), draw(st.booleans())] for p in probability]
+    cell = [
+        [p, min(between(draw, 0, bounds.states[1] - 1), S - 1), between(draw, *bounds.rewards), draw(st.booleans())]
+        for p in probability
+    ]
     return cell, of_action(draw)
 
 
@@ -181,7 +208,7 @@ def _path(cells, T, wanted):
 
 def _trim(cells, initial, T, bounds, wanted, chosen):
     """End episodes, then drop outcomes, from the last one on, until the batches can be listed within the limit."""
-    size, prompts = chosen.get("group_size", 1), chosen.get("prompts", 1)
+    size, prompts = chosen["group_size"], chosen["prompts"]
 
     def too_many():
         n = [1] * len(cells)

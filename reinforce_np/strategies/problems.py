@@ -9,13 +9,12 @@ from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import TabularSoftmax
 from reinforce_np.problem import Problem
 from reinforce_np.strategies import bounds as limits
-from reinforce_np.strategies.models import GAMMAS, OF_A_MODEL, between, model_fields, settled, wanted_features
+from reinforce_np.strategies.models import GAMMAS, LIKELY, between, model_fields, settled, sizes_and_features
 from reinforce_np.strategies.parts import CRITIC, SHARES, STEP, STEPS, distribution
 from reinforce_np.traits import DIFFERENT, Features
 from reinforce_np.trajectories import PADDING, Trajectories
 
 BETAS = (1.0, 0.5, 0.25)
-OF_A_POLICY = Features(uneven_policy=True)
 
 
 def problems(
@@ -44,7 +43,7 @@ def problems(
     ----------
     force : Features
         What every problem has. The features of a model and its policy that
-        are not forced are there in most draws all the same.
+        are not forced are there in many draws all the same.
     states, actions, outcomes, horizon : int or (int, int)
         How many, or the smallest and the largest number; at least two actions.
     gammas, temperatures : sequence of float
@@ -84,10 +83,7 @@ def problems(
 
 @st.composite
 def _problems(draw, bounds):
-    chosen: dict[str, int] = {}
-    for name in ("prompts", "group_size", "actions"):
-        chosen[name] = between(draw, *bounds.range_of(name, bounds.force, **chosen))
-    wanted = wanted_features(draw, bounds, OF_A_MODEL | OF_A_POLICY, **chosen)
+    chosen, wanted = sizes_and_features(draw, bounds, LIKELY | Features(uneven_policy=True))
     temperature = bounds.temperatures[between(draw, 0, len(bounds.temperatures) - 1)]
     beta = draw(st.sampled_from(BETAS)) if wanted.reference else 0.0
 
@@ -98,7 +94,7 @@ def _problems(draw, bounds):
     def of_state(draw):
         return between(draw, *CRITIC) if wanted.critic else 0
 
-    fields, drawn = model_fields(draw, bounds, wanted, of_action=of_action, of_state=of_state, **chosen)
+    fields, drawn = model_fields(draw, bounds, wanted, chosen, of_action=of_action, of_state=of_state)
     theta, *others = np.moveaxis(np.array([of_actions for of_actions, _ in drawn]), 2, 0)
     behaviour, reference = (np.array([distribution(row[:-1]) for row in table]) for table in others)
     critic = np.array([of_state for _, of_state in drawn], dtype=float)
