@@ -45,6 +45,7 @@ from reinforce_np import (
     exact,
     examples,
     judge,
+    random_mdp,
     sample,
 )
 from reinforce_np.arguments import TooLargeError
@@ -512,6 +513,32 @@ def test_work_is_linear_in_the_horizon(monkeypatch):
         calls.clear()
         moments(Estimator(TotalReturn()), REFEREE.replace(horizon=T), POLICY, THETA)
         assert len(calls) == T
+
+
+@pytest.mark.parametrize("policy", [TabularSoftmax(6, 3), LinearSoftmax(np.cos(np.arange(90.0)).reshape(6, 3, 5))])
+@pytest.mark.parametrize("sizes", [(2**16, 2**16), (1, 1), (100, 50)], ids=repr)
+def test_returns_over_pairs_are_returns_over_outcomes(monkeypatch, policy, sizes):
+    """Longer than can be listed; two of six states are out of reach; also where probabilities do not sum to one."""
+    monkeypatch.setattr(total_return, "OUTCOMES", sizes[0])
+    monkeypatch.setattr(total_return, "NUMBERS", sizes[1])
+    mdp = random_mdp(n_states=6, n_actions=3, n_outcomes=3, gamma=0.9, horizon=12, rng=4)
+    next_state = np.where(np.arange(6)[:, None, None] < 4, mdp.next_state % 4, mdp.next_state)
+    mdp = mdp.replace(next_state=next_state, terminated=next_state == 3)
+    theta = np.sin(np.arange(float(policy.n_parameters)))
+    psi, W = policy.score_along(theta, np.eye(len(theta))), policy.probabilities(theta)[:, :, None] * mdp.probability
+    for weight, score in (
+        (W, psi),
+        (W * np.linspace(0.5, 1.5, 3)[:, None], psi),
+        (W, psi * (np.arange(6) < 2)[:, None, None]),
+    ):
+        options = {"initial": np.array([0.5, 0.0, 0.5, 0, 0, 0]), "centre": 0.75}
+        expected = total_return.return_moments_by_outcomes(mdp, weight, mdp.reward, score, covariance=True, **options)
+        for covariance in (False, True):
+            found = total_return.return_moments(mdp, weight, mdp.reward, score, covariance=covariance, **options)
+            assert_exact(found.n, expected.n)
+            assert_exact(found.z, expected.z)
+            m = expected.m if covariance else np.einsum("kee->ke", expected.m)
+            assert_exact(found.m, m, np.abs(m[2]).max())
 
 
 # --- against the oracle

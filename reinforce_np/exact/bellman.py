@@ -33,7 +33,7 @@ def state_last(table):
 
 def expected_next(mdp, continuation, V):
     """Σₖ p(k|s,a) V(s'), shape (S, A, ...): what an action leads to, zero after termination."""
-    return np.einsum("sak,sak...->sa...", continuation, V[mdp.next_state])
+    return np.einsum("sak,sak...->sa...", continuation, V.take(mdp.next_state, axis=0))
 
 
 def centred(Q, pi):
