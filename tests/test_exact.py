@@ -74,7 +74,6 @@ def oracle_score(problem):
     "wanted",
     [
         lambda p: p.mdp.horizon == 0,
-        lambda p: p.mdp.horizon == 4 and p.mdp.gamma == 0.5,
         lambda p: p.mdp.horizon == 3 and p.mdp.gamma == 1 and p.policy.temperature != 1,
         lambda p: (p.mdp.probability == 0).any() and (p.mdp.probability[..., 0] < 1).any(),
         lambda p: isinstance(p.policy, LinearSoftmax) and p.policy.mask is not None and p.mdp.horizon >= 2,

@@ -175,7 +175,6 @@ def cases(draw):
     [
         lambda p, e: isinstance(e.advantage, NStep) and e.advantage.n == 3,
         lambda p, e: any(x.place == "loss" for x in e.penalty) and not e.discounted_score,
-        lambda p, e: isinstance(p.policy, LinearSoftmax) and isinstance(e.ratio, VTrace),
     ],
 )
 def test_the_generator_reaches_what_matters(wanted):
