@@ -260,6 +260,8 @@ def verdict_of(moments, gradient, objective, *, scale=None):
         kind = "proportional"
     else:
         kind, factor = "biased", None
+        if zero_mean:
+            reason = "its mean cannot be told from zero"
         if moments.precision < SINGLE and np.all(np.abs(bias) <= rounding * (SINGLE / DOUBLE)):
             reason = "of the size of single-precision rounding; a function that computes in float32 is judged as such with precision=np.float32"
     return Verdict(
