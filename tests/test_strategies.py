@@ -72,6 +72,7 @@ def test_the_simplest_problem_with_each_feature():
         assert np.abs(mdp.reward).max() <= 1 + force.rewards
         assert np.abs(problem.theta).max() == 0.5 * force.uneven_policy
         assert mdp.gamma == (0.5 if force.discount else 1.0)
+        assert not features_of(problem.replace(beta=0.0)).reference
 
 
 def test_models_keep_their_bounds():
@@ -80,6 +81,9 @@ def test_models_keep_their_bounds():
         assert mdp.n_states == 2 and mdp.n_outcomes in (2, 3) and mdp.gamma == 0.5 and mdp.horizon == 3
         assert np.all((mdp.probability > 0).sum(axis=2) >= 2) and np.abs(mdp.reward).max() <= 9
         assert count_trajectories(mdp) <= 24
+    bounds = {"states": 1, "actions": 2, "outcomes": 1, "horizon": 1, "rewards": (-3, 3)}
+    for mdp in drawn(finite_mdps(Features(rewards=True), **bounds), 25):  # the mean is zero in one of seven if let
+        assert mdp.reward.sum() != 0 and np.abs(mdp.reward).max() > 1
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_a_falsifying_example_can_be_pasted():
 
 def test_batches_can_happen():
     """Every trajectory drawn is one of those listed, and groups share their start."""
-    for problem in drawn(problems(OFF_POLICY | PROMPTS, outcomes=1), 5):
+    for problem in drawn(problems(OFF_POLICY | GROUPS | Features(several_outcomes=True)), 8):
         listed, _ = enumerate_trajectories(problem.mdp, problem.policy, problem.theta, behaviour=problem.behaviour)
         paths = [exact.callables.path(listed, n) for n in range(len(listed))]
         for batch in drawn(trajectories(problem), 3):
