@@ -140,12 +140,26 @@ def test_functions_that_cannot_be_judged_are_refused_by_name():
     calls = itertools.count()
     with pytest.raises(ValueError, match="keeps a state between calls or draws random numbers"):
         judge(lambda t, theta: theta * next(calls), PROBLEM)
+    with pytest.raises(
+        ValueError, match="keeps a state between calls or draws random numbers"
+    ):  # not where all rows are one
+        judge(one_at_random, PAIR)
+    with pytest.raises(TypeError, match="objective='discounted' is no objective"):
+        judge(whole_return, PROBLEM, objective="discounted")
     with pytest.raises(ValueError, match="read-only"):
         judge(lambda t, theta: theta.fill(0), PROBLEM)
     with pytest.raises(TooLargeError, match="or declare it exchangeable"):
         judge(whole_return, PROBLEM, group_size=8)
     with pytest.raises(ValueError, match="route='recursion' is for an Estimator"):
         moments(whole_return, PROBLEM, route="recursion")
+
+
+RNG = np.random.default_rng(0)
+
+
+def one_at_random(trajectories, theta):
+    """Unbiased, if its mean could be listed."""
+    return whole_return(trajectories.take([RNG.integers(len(trajectories))]), theta, PAIR)
 
 
 def column(f):

@@ -23,6 +23,7 @@ from reinforce_np.checks.means import MISS
 from reinforce_np.checks.runs import RunTest
 from reinforce_np.exact.callables import bound as bound_to
 from reinforce_np.exact.objectives import Discounted
+from reinforce_np.exact.verdicts import objective_of
 from reinforce_np.problem import problem_of
 
 ALPHA = 1e-6
@@ -461,11 +462,6 @@ def known_law(estimator, problem, objective, components, options):
             "variance= or bound=, or a larger limit="
         )
     return law
-
-
-def objective_of(objective, problem):
-    """Return the objective, made from the problem where it is a function of it."""
-    return objective if hasattr(objective, "bonus") else objective(problem)
 
 
 def _count(n):

@@ -27,6 +27,7 @@ from reinforce_np.exact.batches import (
     check_sizes,
     check_support,
     distinguishable,
+    spread,
     table_of,
 )
 from reinforce_np.exact.derivatives import gradient as exact_gradient
@@ -322,7 +323,7 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
     weights: list[np.ndarray] = []
     for members, weight in listing.batches(starts, p, initial[initial > 0], rows=rows, **shape):
         if not ours and not estimates:
-            again = trajectories.take(members[:1].ravel())
+            again = trajectories.take(members[spread(len(members))].ravel())
             one, two = (estimates_of(estimator, again, problem) for _ in range(2))
             if not np.array_equal(one, two):
                 return None

@@ -26,6 +26,7 @@ LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, 
 LIMIT = 2**22  # evaluations: trajectories in all listed batches together
 MEMORY_LIMIT = 2**30  # bytes of the list of batches
 BYTES_PER_EVALUATION = 32  # an index of eight bytes, and the arrays it is made from
+ASKED_AGAIN = 24  # batches of a block that a function is asked for once more, and blocks of which it is
 AT_ONCE = 2**16  # trajectories evaluated at once
 NUMBERS = 2**23  # of estimates held at once
 
@@ -48,7 +49,7 @@ def moments_by_enumeration(
     Parameters
     ----------
     estimator : Estimator or callable
-        Any of the family, or f(trajectories, theta) -> (D,); see `judge`.
+        Any of the family, or f(trajectories, theta) -> (D,), which must answer the same when it is asked again; see `judge`.
     mdp : FiniteMDP
         The model, small enough to be listed.
     policy : TabularSoftmax or LinearSoftmax
@@ -94,11 +95,13 @@ def moments_by_enumeration(
     trajectories, blocks = every_batch(estimator, problem, exchangeable=exchangeable, limit=limit)
 
     D, total, n_batches, eps = policy.n_parameters, 0.0, 0, DOUBLE
-    mean, second, covariance, first_batch = np.zeros(D), np.zeros(D), np.zeros((D, D)), None
+    mean, second, covariance = np.zeros(D), np.zeros(D), np.zeros((D, D))
+    kept: list[tuple[np.ndarray, np.ndarray]] = []
     for members, weights in blocks:
         estimates, eps = evaluated(estimator, trajectories, members, problem, eps)
-        if not ours:
-            first_batch = first_batch or (members[0], estimates[0].copy())
+        if not ours and len(kept) < ASKED_AGAIN:
+            few = spread(len(members))
+            kept.append((members[few], estimates[few]))
         part = weights.sum()
         centre = weights @ estimates / part
         covariance += (weights[:, None] * (estimates - centre)).T @ (estimates - centre)
@@ -107,8 +110,8 @@ def moments_by_enumeration(
         covariance += part * (1 - part / total) * np.outer(apart, apart)
         second += weights @ estimates**2
         n_batches += len(members)
-    if first_batch is not None:
-        _check_repeatable(estimator, trajectories, problem, *first_batch)
+    for members, estimates in kept:
+        _check_repeatable(estimator, trajectories, problem, members, estimates)
     return Moments(
         mean=mean,
         variance=np.diag(covariance).copy(),
@@ -214,6 +217,11 @@ def _evaluate_function(function, trajectories, members, problem, eps):
     return estimates, eps
 
 
+def spread(n):
+    """Return the indices of a few of n batches, the first and the last among them: what is random shows in some."""
+    return np.unique(np.linspace(0, n - 1, min(n, ASKED_AGAIN)).astype(np.intp))
+
+
 def batch_of(trajectories, members, groups):
     """Return the batch with these members and groups."""
     fields = {name: getattr(trajectories, name)[members] for name in FIELDS}
@@ -222,8 +230,8 @@ def batch_of(trajectories, members, groups):
 
 def _check_repeatable(function, trajectories, problem, members, expected):
     """Refuse a function that answers differently when it is asked again: it has a state, or draws random numbers."""
-    again, _ = _evaluate_function(function, trajectories, members[None], problem, DOUBLE)
-    if not np.array_equal(again[0], expected):
+    again, _ = _evaluate_function(function, trajectories, members, problem, DOUBLE)
+    if not np.array_equal(again, expected):
         raise ValueError(
             f"{getattr(function, '__name__', function)!r} returned another estimate when asked for the same batch again: it keeps a "
             "state between calls or draws random numbers, so that its moments cannot be listed; make it a function of its arguments"

@@ -33,7 +33,7 @@ from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.record import DOUBLE, Moments
 from reinforce_np.exact.values import action_values, values
-from reinforce_np.exact.verdicts import judge, verdict_of
+from reinforce_np.exact.verdicts import judge, objective_of, verdict_of
 from reinforce_np.problem import problem_of
 from reinforce_np.trajectories import Trajectories
 
@@ -154,7 +154,7 @@ def largest_contributions(
     if factor == 0:
         raise ValueError("factor=0.0 is no multiple to compare with; pass another number")
     problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
-    objective = objective if hasattr(objective, "bonus") else objective(problem)
+    objective = objective_of(objective, problem)
     estimator = bound(estimator, problem)
     trajectories, blocks = every_batch(estimator, problem, exchangeable=exchangeable, limit=limit)
     members, p, f, eps = _all_estimates(estimator, trajectories, blocks, problem)

@@ -159,7 +159,8 @@ def judge(
         Any of the family; or a function of yours that returns an estimate (D,)
         from one batch, ``f(trajectories, theta)`` or ``f(trajectories, theta,
         problem)``; or ``f(problem)``, which returns one of these. All batches
-        there can be are listed, in every order, and shown to the function.
+        there can be are listed, in every order, and shown to the function, which
+        must draw no random numbers and keep nothing between calls.
     mdp : FiniteMDP or Problem
         The model; or a `Problem`, which says all that follows.
     policy, theta : optional
@@ -199,8 +200,7 @@ def judge(
     """
     problem = problem_of(mdp, policy, theta, prompts=prompts, group_size=group_size, behaviour=behaviour)
     given = (problem.mdp, problem.policy, problem.theta)
-    if not hasattr(objective, "bonus"):
-        objective = objective(problem)
+    objective = objective_of(objective, problem)
     gradient = exact_gradient(*given, objective=objective)
     try:
         moments = exact_moments(
@@ -209,6 +209,18 @@ def judge(
     except NotFiniteError as error:
         return Verdict("undefined", None, None, None, None, gradient, objective, None, None, reason=str(error))
     return verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
+
+
+def objective_of(objective, problem):
+    """Return the objective, made from the `Problem` where a function of it is given."""
+    if not hasattr(objective, "bonus") and callable(objective):
+        objective = objective(problem)
+    if not hasattr(objective, "bonus") or isinstance(objective, type):
+        raise TypeError(
+            f"objective={objective!r} is no objective; pass Discounted(), Undiscounted(), KLRegularised(reference, beta) or "
+            "EntropyRegularised(beta), or a function that makes one from the Problem"
+        )
+    return objective
 
 
 def _finite(x):

@@ -173,7 +173,7 @@ def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=n
         with torch.enable_grad():
             leaf = torch.tensor(log_probs, dtype=getattr(torch, precision.name), requires_grad=True)
             value = f(leaf, batch)
-            if not isinstance(value, torch.Tensor | int | float) or np.prod(getattr(value, "shape", ())) != 1:
+            if not isinstance(value, torch.Tensor) or np.prod(value.shape) != 1:
                 raise _not_a_number(f, value)
             if not getattr(value, "requires_grad", False):  # a constant, where all of a batch is filtered out
                 return np.zeros(log_probs.shape, dtype=precision)

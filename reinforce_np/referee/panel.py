@@ -322,7 +322,7 @@ def _overall(rows):
     """Return kind, factor and reason of all rows together."""
     judged = [row for row in rows if row.verdict is not None]
     if not judged:
-        return "undefined", None, "judged on no problem: none of them is applicable"
+        return "undefined", None, "judged on no problem: " + "; ".join(dict.fromkeys(row.reason for row in rows))
     name, many = type(judged[0].verdict.objective).__name__, f"{len(judged)} problem{'s' * (len(judged) > 1)}"
     biased = [row for row in judged if row.verdict.kind == "biased"]
     undefined = [row for row in judged if row.verdict.kind == "undefined"]
