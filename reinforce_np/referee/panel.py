@@ -280,7 +280,7 @@ def judge_on_panel(
     problem            batch  gamma  steps  verdict ...
     referee            1 x 1  0.9    3      biased ...
     ...
-    biased for Discounted on 7 of 8 problems, worst on 'impatient': relative bias 0.5, cosine 0.9898
+    biased for Discounted on 7 of 8 problems, worst on 'impatient': relative bias 0.5, cosine 0.9898; 2 more not judged: ...
     """
     off_policy = arguments.flag("off_policy", off_policy)
     arguments.flag("exchangeable", exchangeable)
@@ -301,6 +301,9 @@ def judge_on_panel(
         for problem in problems
     )
     kind, factor, reason = _overall(rows)
+    skipped = [row.reason for row in rows if row.verdict is None]
+    if 0 < len(skipped) < len(rows):
+        reason += f"; {len(skipped)} more not judged: " + "; ".join(dict.fromkeys(skipped))
     return PanelVerdict(kind, factor, reason, rows)
 
 
