@@ -14,6 +14,7 @@ import numpy as np
 
 MANY = 32  # rows of weights from which a product of matrices is quicker than a loop over actions
 FEW = 16  # actions up to which a loop over them is quicker than a running sum along them
+SMALL = 2**12  # numbers up to which one product is quicker still
 
 
 def shifted_logits(logits, temperature):
@@ -70,6 +71,8 @@ def sum_of_others(x):
     >>> sum_of_others(np.array([1.0, 1e-30, 2e-30])) * 1e30
     array([3.e+00, 1.e+30, 1.e+30])
     """
+    if x.shape[-1] <= FEW and x.size <= SMALL:
+        return x @ (1.0 - np.eye(x.shape[-1]))
     left = np.zeros_like(x)
     right = np.zeros_like(x)
     if x.shape[-1] <= FEW:  # the same sums, for all rows at once
