@@ -211,6 +211,9 @@ def _count_until(mdp, possible_from, n_steps, limit):
         ends = outcome & mdp.terminated[states]
         finished += int((counts * ends.sum(axis=(1, 2))).sum())
         moves = outcome & ~ends
+        ahead = finished + int((counts * moves.sum(axis=(1, 2))).sum())
+        if ahead > limit:
+            return ahead, t + 1
         target, into = np.unique(mdp.next_state[states][moves], return_inverse=True)
         flow = np.zeros(len(target), dtype=np.int64)
         np.add.at(flow, into, counts[np.nonzero(moves)[0]])
