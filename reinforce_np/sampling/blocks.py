@@ -85,24 +85,27 @@ class Arena:
     """
 
     def __init__(self):
-        self.memory, self.used = np.empty(2**16, dtype=np.int32), 0
+        self.chunks = [np.empty(2**16, dtype=np.int32)]
+        self.clear()
+
+    def clear(self):
+        """Take everything back."""
+        self.current, self.used = 0, 0
 
     def piece(self, n):
         """Return room for n numbers."""
-        if self.used + n > len(self.memory):  # pieces of the old memory stay alive by themselves
-            self.memory, self.used = np.empty(max(2 * len(self.memory), n), dtype=np.int32), 0
+        while self.used + n > len(self.chunks[self.current]):
+            self.current, self.used = self.current + 1, 0
+            if self.current == len(self.chunks):
+                self.chunks.append(np.empty(max(2 * len(self.chunks[-1]), n), dtype=np.int32))
         self.used += n
-        return self.memory[self.used - n : self.used]
+        return self.chunks[self.current][self.used - n : self.used]
 
     def copy(self, array):
         """Return a copy of `array` in the arena."""
         piece = self.piece(len(array))
         piece[:] = array
         return piece
-
-    def clear(self):
-        """Take everything back."""
-        self.used = 0
 
 
 def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
