@@ -112,14 +112,16 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
     seeds = block_seeds(n, mdp, group_size, rng)
     walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
-    size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
-    parts_of_seeds = iter(lambda: list(itertools.islice(seeds, size)), [])
     problem = estimator, mdp, policy, policy.real_theta(theta), group_size
-    jobs = ((walk, meaning, part, *problem) for part in parts_of_seeds)
+    if executor is None:
+        parts = parts_of_blocks(walk, meaning, seeds, *problem)
+    else:
+        size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
+        jobs = ((walk, meaning, some, *problem) for some in iter(lambda: list(itertools.islice(seeds, size)), []))
+        parts = itertools.chain.from_iterable(parallel.in_order(list_of_parts, jobs, executor))
     total, mean_return, n_transitions = 0.0, 0.0, 0
-    for parts in parallel.in_order(parts_of_blocks, jobs, executor):
-        for part, returned, transitions in parts:
-            total, mean_return, n_transitions = total + part, mean_return + returned / n, n_transitions + transitions
+    for part, returned, transitions in parts:
+        total, mean_return, n_transitions = total + part, mean_return + returned / n, n_transitions + transitions
     if not np.all(np.isfinite(total)):
         raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
     fast = is_fast(estimator, mdp)
@@ -133,8 +135,8 @@ def is_fast(estimator, mdp):
 
 
 def parts_of_blocks(walk, meaning, seeds, estimator, mdp, policy, theta, group_size):
-    """Return, for each block, what it adds to the weights of pairs or to N times the gradient, to returns and steps."""
-    parts, arena = [], Arena()
+    """Yield, for each block, what it adds to the weights of pairs or to N times the gradient, to returns and steps."""
+    arena = Arena()
     for entropy, spawn_key, n in seeds:
         arena.clear()
         paths = draw_block(walk, entropy, spawn_key, n, group_size, arena)
@@ -144,9 +146,12 @@ def parts_of_blocks(walk, meaning, seeds, estimator, mdp, policy, theta, group_s
             block = trajectories([paths], meaning, walk.horizon, 0, group_size)
             part = paths.n * estimator.gradient(block, mdp, policy, theta)
             returned = returns(block.rewards, mdp.gamma).sum()
-        n_transitions = sum(np.count_nonzero(slots < meaning.first_finished) for slots in paths.slots)
-        parts.append((part, returned, n_transitions))
-    return parts
+        yield part, returned, paths.n_transitions
+
+
+def list_of_parts(*job):
+    """Return what `parts_of_blocks` yields, in one piece that can be sent."""
+    return list(parts_of_blocks(*job))
 
 
 def refuse_whole_batch(estimator):

@@ -31,6 +31,7 @@ class Paths:
     slots: list[np.ndarray]  # of each step, (number drawing,) int32
     kept: dict[int, np.ndarray]  # after t steps, which positions among those drawing went on to draw
     rows: dict[int, np.ndarray]  # and where all of those drawing were then, (number drawing,) int32; at the end, too
+    n_transitions: int  # steps of trajectories that had not finished
 
     def steps(self):
         """Yield t, its slots, and the trajectories they belong to: None for all of them."""
@@ -64,8 +65,8 @@ class Paths:
         return self.final() >> meaning.row_shift >= meaning.paid
 
     def only(self, wanted):
-        """Return the paths of the trajectories marked in `wanted` (n,) alone, without their rows."""
-        slots, kept = [], {}
+        """Return the paths of the trajectories marked in `wanted` (n,) alone, without rows and number of transitions."""
+        slots, kept, n = [], {}, int(np.count_nonzero(wanted))
         position = np.flatnonzero(wanted)
         for t, all_slots in enumerate(self.slots):
             if t in self.kept:
@@ -75,7 +76,7 @@ class Paths:
                 wanted = wanted[self.kept[t]]
                 position = np.flatnonzero(wanted)
             slots.append(all_slots[position])
-        return Paths(len(slots[0]) if slots else int(np.count_nonzero(wanted)), slots, kept, {})
+        return Paths(n, slots, kept, {}, 0)
 
 
 class Arena:
@@ -85,24 +86,27 @@ class Arena:
     """
 
     def __init__(self):
-        self.memory, self.used = np.empty(2**16, dtype=np.int32), 0
+        self.chunks = [np.empty(2**16, dtype=np.int32)]
+        self.clear()
+
+    def clear(self):
+        """Take everything back."""
+        self.current, self.used = 0, 0
 
     def piece(self, n):
         """Return room for n numbers."""
-        if self.used + n > len(self.memory):  # pieces of the old memory stay alive by themselves
-            self.memory, self.used = np.empty(max(2 * len(self.memory), n), dtype=np.int32), 0
+        while self.used + n > len(self.chunks[self.current]):
+            self.current, self.used = self.current + 1, 0
+            if self.current == len(self.chunks):
+                self.chunks.append(np.empty(max(2 * len(self.chunks[-1]), n), dtype=np.int32))
         self.used += n
-        return self.memory[self.used - n : self.used]
+        return self.chunks[self.current][self.used - n : self.used]
 
     def copy(self, array):
         """Return a copy of `array` in the arena."""
         piece = self.piece(len(array))
         piece[:] = array
         return piece
-
-    def clear(self):
-        """Take everything back."""
-        self.used = 0
 
 
 def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
@@ -113,20 +117,22 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
     walk.start.step(first, bits, scratch.first(len(first)), arena.piece(len(first)))
     base = arena.copy(np.repeat(first, group_size))
     slots: list[np.ndarray] = []
-    kept, rows = {}, {}
+    kept, rows, n_transitions, n_live = {}, {}, 0, n
     while base.size and len(slots) != walk.horizon:
         refuse_endless(walk.horizon, len(slots), n)
         slots.append(arena.piece(base.size))
         for stage in walk.stages:
             stage.step(base, bits, scratch, slots[-1])
+        n_transitions += n_live
         going_on = np.less(base, walk.finished, out=scratch.second)
-        if DROP * (base.size - np.count_nonzero(going_on)) >= base.size:
+        n_live = np.count_nonzero(going_on)
+        if DROP * (base.size - n_live) >= base.size:
             t = len(slots)
             rows[t], kept[t] = base, arena.copy(np.flatnonzero(going_on))
             base = arena.copy(base.take(kept[t]))
             scratch = scratch.first(base.size)
     rows.setdefault(len(slots), base)
-    return Paths(n, slots, kept, rows)
+    return Paths(n, slots, kept, rows, n_transitions)
 
 
 def refuse_endless(horizon, t, n):
