@@ -233,7 +233,9 @@ def test_pytorch():
         return stopped(log_probs, batch) if batch.rewards.max() > 1 else torch.zeros(())
 
     assert judge(torch_loss(filtered), PROBLEM, objective=Undiscounted()).kind == "biased"
-    assert judge(torch_loss(lambda x, batch: 0.0), PROBLEM).relative_bias == 1.0
+    assert judge(torch_loss(lambda x, batch: torch.zeros(())), PROBLEM).relative_bias == 1.0
+    with pytest.raises(TypeError, match="returned"):  # a number has lost the way back to the log-probabilities
+        judge(torch_loss(lambda x, batch: x.sum().item()), PROBLEM)
 
     def full_kl(table, batch, problem):
         reference = torch.as_tensor(problem.policy.log_probabilities(problem.reference))[batch.states]
