@@ -4,7 +4,15 @@ import hypothesis
 import numpy as np
 import pytest
 
-hypothesis.settings.register_profile("suite", derandomize=True, deadline=None, max_examples=16)
+hypothesis.settings.register_profile(
+    "suite",
+    derandomize=True,
+    deadline=None,
+    max_examples=16,
+    database=None,
+    print_blob=False,  # as everywhere: Hypothesis has settings of its own for CI servers
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
 hypothesis.settings.load_profile("suite")
 
 
