@@ -125,6 +125,8 @@ class Trajectories:
                 raise ValueError(
                     f"{arguments.at(name, index)}={visited[index]} is out of range; it must be in [0, {limit - 1}]"
                 )
+        if self.lengths.min(initial=self.n_steps) == self.n_steps:
+            return self
         if not np.any(padding & ((self.states != PADDING) | (self.actions != PADDING))):
             return self
         clean = {name: np.where(padding, PADDING, getattr(self, name)) for name in ("states", "actions")}

@@ -22,7 +22,7 @@ from reinforce_np import (
     examples,
     sample,
 )
-from reinforce_np.estimators import estimator as estimator_module
+from reinforce_np.estimators import packed as packed_module
 from reinforce_np.estimators import returns, rewards_to_go
 
 REFEREE = examples.referee()
@@ -139,8 +139,9 @@ def test_estimates_of_random_problems_are_the_textbooks(problem, name):
     assert_exact(estimator.gradient(batch, *problem), expected.mean(axis=0), scale)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    arguments = (BATCH, REFEREE, POLICY, THETA)
+@pytest.mark.parametrize("batch", [BATCH, BATCH.take(slice(None))], ids=["packed", "written out"])
+def test_chunks_change_nothing(monkeypatch, batch):
+    arguments = (batch, REFEREE, POLICY, THETA)
     whole = algorithms.reinforce().per_trajectory(*arguments)
     seen = []
     original = TabularSoftmax.contract
@@ -149,7 +150,7 @@ def test_chunks_change_nothing(monkeypatch):
     )
     for cells, most in ((1, 1), (9 * 7, 7)):  # one trajectory at a time, and seven
         seen.clear()
-        monkeypatch.setattr(estimator_module, "CELLS", cells)
+        monkeypatch.setattr(packed_module, "CELLS", cells)
         assert_exact(algorithms.reinforce().per_trajectory(*arguments), whole)  # a few rows take another path
         assert max(seen) == most
         assert sum(seen) == 60

@@ -658,7 +658,7 @@ def test_a_state_never_visited_has_baseline_zero_and_a_score_never_seen_too():
 
 
 def test_rows_are_contracted_in_chunks_without_changing_them(p, monkeypatch):
-    from reinforce_np.estimators import estimator as module
+    from reinforce_np.estimators import packed as module
 
     estimator = Estimator(
         PerComponent(RewardToGo(), p.policy.score(p.theta).mean(axis=1)),

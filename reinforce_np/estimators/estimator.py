@@ -19,11 +19,9 @@ from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.normalisers import PerTrajectory
-from reinforce_np.estimators.packed import packed_weights, paid_part
+from reinforce_np.estimators.packed import packed_gradients, packed_weights, paid_part, rows_at_once
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
 from reinforce_np.trajectories import Trajectories
-
-CELLS = 2**17  # (row, state, action) weights held at once: they fit into the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,6 +159,9 @@ class Estimator:
         return result
 
     def _of_each(self, trajectories, mdp, policy, theta):
+        result = packed_gradients(self, trajectories, mdp, policy, policy.real_theta(theta))
+        if result is not None:
+            return result
         batch, n = self.batch(trajectories, mdp, policy, theta), len(trajectories)
         return self.contract(batch, np.arange(n), n, times=n)
 
@@ -170,7 +171,9 @@ class Estimator:
         theta = policy.real_theta(theta)
         trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
         labels = np.zeros(len(trajectories), dtype=np.intp) if labels is None else labels
-        rewards = np.where(trajectories.mask, trajectories.rewards, 0.0)
+        rewards = np.asarray(trajectories.rewards, dtype=np.float64)
+        if trajectories.lengths.min() < trajectories.n_steps and "packed" not in vars(trajectories):
+            rewards = np.where(trajectories.mask, rewards, 0.0)
         plain = Batch(trajectories, mdp.gamma, policy, theta, rewards, labels)
         if not self.penalty:
             return plain
@@ -211,29 +214,30 @@ class Estimator:
             What everything is multiplied by.
         """
         w = self.batch_weights(batch)
-        S, A = batch.policy.n_states, batch.policy.n_actions
-        chunk = max(CELLS // (S * A), 1)
+        trajectories, S, A = batch.trajectories, batch.policy.n_states, batch.policy.n_actions
+        chunk = rows_at_once(S * A)
         result = np.empty((n_rows, batch.policy.n_parameters))
         for first in range(0, n_rows, chunk):
             n = slice(*np.searchsorted(row, [first, first + chunk]))
-            cell = np.multiply(
-                batch.trajectories.states[n], A, dtype=np.intp, casting="unsafe"
-            )  # from any whole numbers
-            cell += batch.trajectories.actions[n].astype(np.intp, copy=False)
-            cell += (row[n] - first)[:, None] * (S * A)
+            rows = min(chunk, n_rows - first)
+            states, actions = (x[n].astype(np.intp, copy=False) for x in (trajectories.states, trajectories.actions))
+            cell = states * (
+                rows * A
+            )  # a flat index into (S, rows, A): with the states first, contractions are quickest
+            cell += actions
+            cell += (row[n] - first)[:, None] * A
             state = cell // A if self.penalty else None
-            shape = (min(chunk, n_rows - first), S, A)
-            cells = _added_up(cell, w[n] * times, shape)
+            cells = _added_up(cell, w[n] * times, (S, rows, A))
             for penalty in self.penalty:
                 table = penalty.all_actions(batch)
                 if table is not None:
-                    cells += _added_up(state, times * self._passive(batch, n), shape[:2])[..., None] * table
+                    cells += _added_up(state, times * self._passive(batch, n), (S, rows))[..., None] * table
             gradients = batch.policy.contract(batch.theta, cells)
             if batch.is_density and self.penalty:
-                visits = _added_up(state, times * self._passive(batch, n), shape[:2])
+                visits = _added_up(state, times * self._passive(batch, n), (S, rows))
                 gradients = gradients + sum(penalty.of_density(batch, visits) for penalty in self.penalty)
             if isinstance(self.advantage, PerComponent):
-                visits = _added_up(cell, times * self._passive(batch, n, not self.advantage.from_start), shape)
+                visits = _added_up(cell, times * self._passive(batch, n, not self.advantage.from_start), (S, rows, A))
                 gradients -= self._component_baseline(batch, visits)
             result[first : first + chunk] = gradients
         return result
@@ -269,7 +273,7 @@ def _check(trajectories, mdp, policy):
 
 
 def _added_up(cell, weights, shape):
-    """Return the weights added up per cell of an array of the given shape; padding has weight zero."""
+    """Return the weights added up per cell of an array (S, rows, ...), as (rows, S, ...); padding has weight zero."""
     order = "F" if cell.flags.f_contiguous else "C"  # as it lies in memory
     sums = np.bincount(cell.ravel(order), weights=weights.ravel(order), minlength=int(np.prod(shape)))
-    return sums.reshape(shape).astype(float, copy=False)
+    return sums.reshape(shape).astype(float, copy=False).swapaxes(0, 1)

@@ -14,6 +14,8 @@ from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajecto
 from reinforce_np.estimators.ratios import OnPolicy
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
+CELLS = 2**17  # (trajectory, state, action) weights held at once: they fit into the cache
+
 
 def packed_weights(estimator, trajectories, mdp):
     """Return w(s,a) of a batch that is still packed, normaliser included, (S, A); None where the formula does not apply."""
@@ -40,6 +42,8 @@ def paid_part(estimator, trajectories, mdp):
     packed = vars(trajectories).get("packed")
     if packed is None:
         trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
+        if np.count_nonzero(trajectories.rewards) > len(trajectories):
+            return None  # not few rewards
         paid = trajectories.rewards.any(axis=1)
     elif packed.meaning.paid is not None and packed.is_of(mdp.n_states, mdp.n_actions):
         paid = packed.paid()
@@ -68,6 +72,38 @@ def divisor(estimator, n):
     return n * getattr(estimator.normaliser, "c", 1.0)
 
 
+def credits(paths, meaning, estimator, gamma):
+    """Yield t, credit G_t − b(s_t), where to look up the pair (s_t, a_t), and G_t, from the last step to the first.
+
+    Each array has an entry for every trajectory drawing at step t; credits are
+    zero for those that had finished. Arrays are used again for the next step.
+    """
+    baseline, n_steps = estimator.advantage.baseline, len(paths.slots)
+    any_baseline = baseline.any()
+    live = np.arange(len(meaning.state)) < meaning.first_finished >> meaning.pair_shift
+    room, rewards = np.zeros(paths.n), np.empty(paths.n)
+    to_go = room[: len(paths.slots[-1]) if n_steps else 0]
+    for t in reversed(range(n_steps)):
+        slots = paths.slots[t]
+        if t + 1 < n_steps and t + 1 in paths.kept:  # nothing is to go for those dropped after this step
+            later, to_go = to_go.copy(), room[: len(slots)]
+            to_go[:] = 0.0
+            to_go[paths.kept[t + 1]] = later
+        to_go *= gamma
+        to_go += meaning.reward.take(slots, out=rewards[: len(slots)], mode="clip")
+        pair = slots >> meaning.pair_shift if meaning.pair_shift else slots
+        credit = to_go
+        if any_baseline:
+            b = baseline[t] if baseline.ndim == 2 else baseline
+            credit = to_go - np.where(live, b[meaning.state] if b.ndim else b, 0.0).take(pair)
+        yield t, credit, pair, to_go
+
+
+def discounts(estimator, gamma, n_steps):
+    """Return what the credit of each step is multiplied by, (T,)."""
+    return gamma ** np.arange(n_steps) if estimator.discounted_score else np.ones(n_steps)
+
+
 def pair_weights(paths, meaning, estimator, gamma):
     """Return w(s,a) of one block (S, A), not divided by anything, and the sum of its returns.
 
@@ -86,39 +122,65 @@ def pair_weights(paths, meaning, estimator, gamma):
     -------
     array (S, A), float
     """
-    baseline = estimator.advantage.baseline
-    any_baseline = baseline.any()
-    if meaning.paid is not None and not any_baseline:  # the others have nothing to go
+    if meaning.paid is not None and not estimator.advantage.baseline.any():  # the others have nothing to go
         paid = paths.paid(meaning)
         paths = paths.only(paid) if np.count_nonzero(paid) * 2 < paths.n else paths
-    n_steps, shift = len(paths.slots), meaning.pair_shift
-    discount = gamma ** np.arange(n_steps) if estimator.discounted_score else np.ones(n_steps)
-    weights = np.zeros(len(meaning.state))  # of each slot, or of the few slots of a pair
-    room, rewards = np.zeros(paths.n), np.empty(paths.n)
-    to_go = room[: len(paths.slots[-1]) if n_steps else 0]
+    discount = discounts(estimator, gamma, len(paths.slots))
+    weights, returned = np.zeros(len(meaning.state)), 0.0  # weights of each slot, or of all slots of a pair
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
-        for t in reversed(range(n_steps)):
-            slots = paths.slots[t]
-            if t + 1 < n_steps and t + 1 in paths.kept:  # nothing is to go for those dropped after this step
-                later, to_go = to_go.copy(), room[: len(slots)]
-                to_go[:] = 0.0
-                to_go[paths.kept[t + 1]] = later
-            to_go *= gamma
-            to_go += meaning.reward.take(slots, out=rewards[: len(slots)], mode="clip")
-            pair = slots >> shift if shift else slots
-            credit = (
-                to_go - _at(baseline[t] if baseline.ndim == 2 else baseline, meaning, pair) if any_baseline else to_go
-            )
-            if len(weights) < 4 * len(slots):
+        for t, credit, pair, to_go in credits(paths, meaning, estimator, gamma):
+            if len(weights) < 4 * len(pair):
                 weights += discount[t] * np.bincount(pair, weights=credit, minlength=len(weights))
             else:
                 np.add.at(weights, pair, discount[t] * credit)
-    live = slice(meaning.first_finished >> shift)
-    index = meaning.state[live] * meaning.n_actions + meaning.action[live]
+            returned = to_go.sum() if t == 0 else 0.0
     shape = (meaning.n_states, meaning.n_actions)
-    return np.bincount(index, weights=weights[live], minlength=shape[0] * shape[1]).reshape(shape), to_go.sum()
+    index = meaning.state * meaning.n_actions + meaning.action  # zero for finished trajectories, as their weights are
+    return np.bincount(index, weights=weights, minlength=shape[0] * shape[1]).reshape(shape), returned
 
 
-def _at(baseline, meaning, pair):
-    """Return b(s) at each step, from a table (S,) or a number."""
-    return baseline[meaning.state].take(pair) if baseline.ndim else baseline
+def packed_gradients(estimator, trajectories, mdp, policy, theta):
+    """Return N Σ_t w[n,t] ∇log π(a|s) of each trajectory of a batch that is still packed, (N, D); None as `packed_weights`.
+
+    The weights of some hundred trajectories at a time are added up per state
+    and action; with the states first, contracting them is quickest.
+    """
+    packed, n = vars(trajectories).get("packed"), len(trajectories)
+    if packed is None or not packed.is_of(mdp.n_states, mdp.n_actions) or not applies(estimator, mdp, packed.n_steps):
+        return None
+    meaning, S, A = packed.meaning, mdp.n_states, mdp.n_actions
+    rows = rows_at_once(S * A)
+    cell_of = (meaning.state * rows * A + meaning.action).astype(np.int32)  # in an array (S, rows, A), but for the row
+    result, first = np.empty((n, policy.n_parameters)), 0
+    for paths in packed.blocks:
+        n_steps, row = len(paths.slots), (np.arange(paths.n) % rows * A).astype(np.int32)
+        cells, w = np.zeros((n_steps, paths.n), dtype=np.int32), np.zeros((n_steps, paths.n))
+        discount = discounts(estimator, mdp.gamma, n_steps) * (n / divisor(estimator, n))
+        lanes = [lanes for _, _, lanes in paths.steps()]
+        with np.errstate(over="ignore", invalid="ignore"):
+            for t, credit, pair, _ in credits(paths, meaning, estimator, mdp.gamma):
+                if lanes[t] is None:
+                    cell_of.take(pair, out=cells[t], mode="clip")
+                    np.multiply(credit, discount[t], out=w[t])
+                else:
+                    cells[t, lanes[t]] = cell_of.take(pair, mode="clip")
+                    w[t, lanes[t]] = credit * discount[t]
+                cells[t] += row
+            if not np.isfinite(w.sum()):
+                return None  # to be refused by name
+        for i in range(0, paths.n, rows):
+            some = slice(i, min(i + rows, paths.n))
+            sums = np.bincount(cells[:, some].ravel(), weights=w[:, some].ravel(), minlength=S * rows * A)
+            weights = sums.reshape(S, rows, A).swapaxes(0, 1)[: some.stop - i]
+            result[first + i : first + some.stop] = policy.contract(theta, weights)
+        first += paths.n
+    return result
+
+
+def rows_at_once(n_pairs):
+    """Return how many trajectories to hold in an array (S, rows, A) of weights, in which the states are far apart.
+
+    An odd number: with a power of two, the weights of all states of a
+    trajectory would compete for the same lines of the cache.
+    """
+    return max(CELLS // n_pairs - 1, 0) | 1
