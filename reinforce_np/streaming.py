@@ -34,7 +34,7 @@ from reinforce_np.estimators import (
     returns,
 )
 from reinforce_np.estimators.packed import applies, divisor, pair_weights
-from reinforce_np.sampling.blocks import Arena, draw_block, trajectories
+from reinforce_np.sampling.blocks import borrowed_arena, draw_block, trajectories
 from reinforce_np.sampling.draw import block_seeds, block_size
 from reinforce_np.sampling.tables import sampling_tables
 
@@ -136,16 +136,15 @@ def is_fast(estimator, mdp):
 
 def parts_of_blocks(walk, meaning, seeds, estimator, mdp, policy, theta, group_size):
     """Yield, for each block, what it adds to the weights of pairs or to N times the gradient, to returns and steps."""
-    arena = Arena()
     for entropy, spawn_key, n in seeds:
-        arena.clear()
-        paths = draw_block(walk, entropy, spawn_key, n, group_size, arena)
-        if is_fast(estimator, mdp):
-            part, returned = pair_weights(paths, meaning, estimator, mdp.gamma)
-        else:
-            block = trajectories([paths], meaning, walk.horizon, 0, group_size)
-            part = paths.n * estimator.gradient(block, mdp, policy, theta)
-            returned = returns(block.rewards, mdp.gamma).sum()
+        with borrowed_arena() as arena:
+            paths = draw_block(walk, entropy, spawn_key, n, group_size, arena)
+            if is_fast(estimator, mdp):
+                part, returned = pair_weights(paths, meaning, estimator, mdp.gamma)
+            else:
+                block = trajectories([paths], meaning, walk.horizon, 0, group_size)
+                part = paths.n * estimator.gradient(block, mdp, policy, theta)
+                returned = returns(block.rewards, mdp.gamma).sum()
         yield part, returned, paths.n_transitions
 
 

@@ -1062,12 +1062,16 @@ def assert_the_chain_gives_what_the_steps_give(mdp, pi):
     assert_exact(chains.visited_values(mdp, pi, r, gamma), expected, scale)
 
 
-@given(problems.problems(extreme=True), st.booleans(), st.sampled_from([0, 1, 3]))
-def test_the_merged_chain_gives_what_the_steps_give(problem, dense, n_policies):
+@given(problems.problems(extreme=True), st.sampled_from([0, 1, 3]))
+def test_the_merged_chain_gives_what_the_steps_give(problem, n_policies):
     mdp, policy, theta = problem
     pi = policy.probabilities(theta if n_policies == 0 else np.tile(theta, (n_policies, 1)))
+    assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chains, "SMALL", 96 if dense else -10)
+        patch.setattr(chains, "SMALL", 0)
+        patch.setattr(chains, "DENSE", 0)
+        assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
+        patch.setattr(chains, "TOGETHER", 0)
         assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
 
 
@@ -1076,11 +1080,13 @@ def test_the_merged_chain_gives_what_the_steps_give(problem, dense, n_policies):
     [hub(), examples.frozen_lake(map="8x8", gamma=0.99, horizon=37), random_mdp(n_states=130, horizon=9, rng=1)],
     ids=["hub", "lake", "random"],
 )
-def test_long_sweeps_over_merged_chains(mdp):
+def test_long_sweeps_over_merged_chains(mdp, monkeypatch):
     """By powers (the lake), by gathering (the random model), and by adding up where too many states lead to one (the hub)."""
     pi = np.random.default_rng(0).dirichlet(np.ones(mdp.n_actions), size=mdp.n_states)
-    for policies in (pi, pi * (1 + 1e-3j), np.stack([pi, pi[::-1]], axis=-1)):
-        assert_the_chain_gives_what_the_steps_give(mdp, policies)
+    for together in (chains.TOGETHER, 0):
+        monkeypatch.setattr(chains, "TOGETHER", together)
+        for policies in (pi, pi * (1 + 1e-3j), np.stack([pi, pi[::-1]], axis=-1)):
+            assert_the_chain_gives_what_the_steps_give(mdp, policies)
     into, pair, entered_by, entered_from = mdp.neighbours
     s, a, k = np.nonzero(mdp.continuation)
     assert np.array_equal(into.ravel()[pair[s, a, k]], mdp.next_state[s, a, k])

@@ -20,7 +20,10 @@ import numpy as np
 
 from reinforce_np.exact import bellman
 
-SMALL = 96  # states, and one more per successor, up to which the chain is quicker as a dense matrix
+SMALL = 96  # states up to which the chain is quicker as a dense matrix
+DENSE = 2  # and so many times the successors of a state, if that is more
+TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
+APART = 8  # numbers between rows: a power of two from each other, they would compete for the same lines of the cache
 WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
 
 
@@ -44,13 +47,18 @@ def visited_values(mdp, pi, r, gamma):
     """
     S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
     into, pair, *entered = mdp.neighbours
-    n_pairs, dense = into.size, not batch and S <= SMALL + len(into)
+    n_pairs, dense = into.size, not batch and S <= max(SMALL, DENSE * len(into))
     if dense:
         pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
     P = bellman.summed(pair, n_pairs)(pi[:, :, None] * p)
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
-    d, M = _by_powers(P, r_pi, start, T) if dense else _by_steps(P, r_pi, start, T, into, *entered)
+    if dense:
+        d, M = _by_powers(P, r_pi, start, T)
+    elif not batch and len(entered[0]) and 0 < T * n_pairs <= TOGETHER:
+        d, M = _together(P, r_pi, start, T, into, *entered)
+    else:
+        d, M = _by_steps(P, r_pi, start, T, into, *entered)
     following = M.reshape(n_pairs, *batch).take(pair, axis=0)
     return d[:, None] * r + np.einsum("sak...,sak...->sa...", p, following)
 
@@ -82,6 +90,28 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
         ahead *= d[t]
         M += ahead
     return d.sum(axis=0), M
+
+
+def _together(P, r_pi, start, T, into, entered_by, entered_from):
+    """Return the same for few states: both sweeps as one, because what takes the time is the number of calls.
+
+    D_t = Σ_{u<=t} d_u and w_t = Pᵗ r_π follow from those of one step before, and V_t is Σ_{i<T−t} w_i, so
+
+        D_{t+1}(s) = start(s) + Σ_s' P(s',s) D_t(s'),        M(s,j) = Σ_t w_t(j) D_{T−2−t}(s).
+    """
+    (J, S), dtype = into.shape, np.result_type(P, r_pi)
+    shape = max(J, len(entered_by)), 2 * S + APART
+    source, weight = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=dtype)
+    source[: len(entered_by), :S], source[:J, S : 2 * S] = entered_from, into + S
+    weight[: len(entered_by), :S], weight[:J, S : 2 * S] = np.append(P, 0.0)[entered_by], P.reshape(J, S)
+    x, gathered = np.zeros((T, shape[1]), dtype=dtype), np.empty((T - 1, *shape), dtype=dtype)
+    D, weighted = x[:, :S], np.empty(shape, dtype=dtype)
+    x[0, :S], x[0, S : 2 * S] = start, r_pi
+    for t in range(T - 1):
+        x[t].take(source, out=gathered[t], mode="clip")
+        np.add.reduce(np.multiply(gathered[t], weight, out=weighted), axis=0, out=x[t + 1])
+        D[t + 1] += start
+    return D[-1], np.einsum("tjs,ts->js", gathered[:, :J, S : 2 * S], D[-2::-1])
 
 
 def _by_powers(P, r_pi, start, T):

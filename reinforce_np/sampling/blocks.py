@@ -8,6 +8,7 @@ for each trajectory not yet dropped, in their order, and after them a tail for
 each word that ties with its limit (`alias`).
 """
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,6 +108,23 @@ class Arena:
         piece = self.piece(len(array))
         piece[:] = array
         return piece
+
+
+_spare: list[Arena] = []  # at most one is kept, and it has room for no more than a block
+
+
+@contextlib.contextmanager
+def borrowed_arena():
+    """Lend the arena of the last block drawn in this process, or a new one where it is in use."""
+    try:
+        arena = _spare.pop()
+    except IndexError:
+        arena = Arena()
+    try:
+        yield arena
+    finally:
+        arena.clear()
+        _spare[:] = [arena]
 
 
 def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
