@@ -79,8 +79,8 @@ def credits(paths, meaning, estimator, gamma):
     zero for those that had finished. Arrays are used again for the next step.
     """
     baseline, n_steps = estimator.advantage.baseline, len(paths.slots)
-    any_baseline = baseline.any()
-    live = np.arange(len(meaning.state)) < meaning.first_finished >> meaning.pair_shift
+    any_baseline, by_time = baseline.any(), baseline.ndim == 2
+    b = _of_each_pair(baseline, meaning) if any_baseline and not by_time else None
     room, rewards = np.zeros(paths.n), np.empty(paths.n)
     to_go = room[: len(paths.slots[-1]) if n_steps else 0]
     for t in reversed(range(n_steps)):
@@ -92,11 +92,15 @@ def credits(paths, meaning, estimator, gamma):
         to_go *= gamma
         to_go += meaning.reward.take(slots, out=rewards[: len(slots)], mode="clip")
         pair = slots >> meaning.pair_shift if meaning.pair_shift else slots
-        credit = to_go
-        if any_baseline:
-            b = baseline[t] if baseline.ndim == 2 else baseline
-            credit = to_go - np.where(live, b[meaning.state] if b.ndim else b, 0.0).take(pair)
-        yield t, credit, pair, to_go
+        if any_baseline and by_time:
+            b = _of_each_pair(baseline[t], meaning)
+        yield t, to_go if b is None else to_go - b.take(pair), pair, to_go
+
+
+def _of_each_pair(baseline, meaning):
+    """Return b(s) wherever a pair (s,a) is looked up, and zero for finished trajectories."""
+    of_pairs = np.broadcast_to(baseline, meaning.n_states).repeat(meaning.n_actions)
+    return np.append(of_pairs, 0.0).take(meaning.pair)
 
 
 def discounts(estimator, gamma, n_steps):
@@ -126,7 +130,7 @@ def pair_weights(paths, meaning, estimator, gamma):
         paid = paths.paid(meaning)
         paths = paths.only(paid) if np.count_nonzero(paid) * 2 < paths.n else paths
     discount = discounts(estimator, gamma, len(paths.slots))
-    weights, returned = np.zeros(len(meaning.state)), 0.0  # weights of each slot, or of all slots of a pair
+    weights, returned = np.zeros(len(meaning.pair)), 0.0  # weights of each slot, or of all slots of a pair
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
         for t, credit, pair, to_go in credits(paths, meaning, estimator, gamma):
             if len(weights) < 4 * len(pair):
@@ -134,9 +138,9 @@ def pair_weights(paths, meaning, estimator, gamma):
             else:
                 np.add.at(weights, pair, discount[t] * credit)
             returned = to_go.sum() if t == 0 else 0.0
-    shape = (meaning.n_states, meaning.n_actions)
-    index = meaning.state * meaning.n_actions + meaning.action  # zero for finished trajectories, as their weights are
-    return np.bincount(index, weights=weights, minlength=shape[0] * shape[1]).reshape(shape), returned
+    n = meaning.n_states * meaning.n_actions  # what finished trajectories drew comes after them
+    of_pairs = np.bincount(meaning.pair, weights=weights, minlength=n + 1)[:n]
+    return of_pairs.reshape(meaning.n_states, meaning.n_actions), returned
 
 
 def packed_gradients(estimator, trajectories, mdp, policy, theta):
@@ -150,7 +154,8 @@ def packed_gradients(estimator, trajectories, mdp, policy, theta):
         return None
     meaning, S, A = packed.meaning, mdp.n_states, mdp.n_actions
     rows = rows_at_once(S * A)
-    cell_of = (meaning.state * rows * A + meaning.action).astype(np.int32)  # in an array (S, rows, A), but for the row
+    state, action = divmod(np.minimum(meaning.pair, S * A - 1), A)  # wherever finished trajectories are: without weight
+    cell_of = (state * rows * A + action).astype(np.int32)  # in an array (S, rows, A), but for the row
     result, first = np.empty((n, policy.n_parameters)), 0
     for paths in packed.blocks:
         n_steps, row = len(paths.slots), (np.arange(paths.n) % rows * A).astype(np.int32)

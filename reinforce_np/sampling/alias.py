@@ -25,6 +25,7 @@ from reinforce_np import arguments
 
 TOTAL = 2**62  # the whole of a row of probabilities
 MAX_COLUMNS = 2**29  # of a table, so that slots fit into 32 bits
+AT_ONCE = 2**13  # columns prepared at once: all that this takes then fits into a cache
 LOW_BITS = 30  # of a limit, those that only matter when the first 32 tie
 
 
@@ -122,14 +123,14 @@ def alias_tables(probability):
         raise arguments.TooLargeError(
             f"{n_rows} rows of {L} columns are above the limit of {MAX_COLUMNS} of a table to draw from; use a smaller model"
         )
-    own, keep, other = split(whole_numbers(probability, L))
-    limit = np.arange(L) * (TOTAL // L) + keep - 1  # keep >= 1, so that the last column stays below 2⁶²
-    return AliasTables(
-        log_columns=b,
-        high=(limit >> LOW_BITS).astype(np.uint32).ravel(),
-        low=(limit & (2**LOW_BITS - 1)).astype(np.uint32).ravel(),
-        entry=np.stack([own, other], axis=-1).ravel(),
-    )
+    high, low = np.empty((2, n_rows, L), dtype=np.uint32)
+    entry = np.empty((n_rows, L, 2), dtype=np.intp)
+    for i in range(0, n_rows, max(AT_ONCE >> b, 1)):
+        rows = slice(i, i + max(AT_ONCE >> b, 1))
+        entry[rows, :, 0], keep, entry[rows, :, 1] = split(whole_numbers(probability[rows], L))
+        limit = np.arange(L) * (TOTAL // L) + keep - 1  # keep >= 1, so that the last column stays below 2⁶²
+        high[rows], low[rows] = limit >> LOW_BITS, limit & (2**LOW_BITS - 1)
+    return AliasTables(b, high.ravel(), low.ravel(), entry.ravel())
 
 
 def log_columns(n_entries):
@@ -169,29 +170,26 @@ def split(weights):
     """
     R, L = weights.shape
     full = TOTAL // L
-    order = np.argsort(weights <= full, axis=1, kind="stable")  # the surpluses first, then the gaps
-    w = np.take_along_axis(weights, order, axis=1)
-    surplus = w > full
-    n_surplus = surplus.sum(axis=1, keepdims=True)
-    position = np.arange(L) - np.where(surplus, 0, n_surplus)  # among those of its kind
+    first, column = np.arange(0, R * L, L)[:, None], np.arange(L)  # flat indices: those of `*_along_axis` take longer
+    larger = weights > full
+    before = np.cumsum(larger, axis=1)  # how many surpluses come up to here
+    n_surplus = before[:, -1:]
+    place = np.where(larger, before - 1, n_surplus + column - before) + first  # the surpluses first, then the gaps
+    order, w = np.empty((R, L), dtype=np.intp), np.empty((R, L), dtype=np.int64)
+    order.reshape(-1)[place], w.reshape(-1)[place] = column, weights
+    surplus = column < n_surplus
+    position = np.where(surplus, column, column - n_surplus)  # among those of its kind
     change = np.cumsum(w - full, axis=1)
     end = np.where(surplus, change, change.max(axis=1, keepdims=True).clip(min=0) - change)
-    rank = np.empty_like(order)
-    np.put_along_axis(rank, np.argsort(end, axis=1, kind="stable"), np.arange(L)[None], axis=1)
+    rank = np.empty((R, L), dtype=np.intp)
+    rank.reshape(-1)[np.argsort(end, axis=1, kind="stable") + first] = column
     passed = rank - position  # how many of the other kind end before this one, or with it
     gap = np.minimum(n_surplus + passed, L - 1)  # where a surplus ends
-    beside = np.concatenate([np.zeros((R, 1), dtype=passed.dtype), passed[:, :-1]], axis=1)
+    beside = np.zeros((R, L), dtype=np.intp)
+    beside[:, 1:] = passed[:, :-1]
     beside[position == 0] = 0  # the first gap starts beside the first surplus
-    keep = np.where(surplus, full - (np.take_along_axis(end, gap, axis=1) - end), w)
-    other = np.take_along_axis(order, np.minimum(np.where(surplus, position + 1, beside), L - 1), axis=1)
-    keep, other = (in_order(x, order) for x in (keep, other))
-    own = np.broadcast_to(np.arange(L), (R, L))
-    other = np.where(keep == full, own, other)  # nobody fills a full column
-    return np.where(keep == 0, other, own), np.where(keep == 0, full, keep), other
-
-
-def in_order(x, order):
-    """Return x with ``x[r, i]`` moved to ``order[r, i]``."""
-    moved = np.empty_like(x)
-    np.put_along_axis(moved, order, x, axis=1)
-    return moved
+    keep = np.where(surplus, full - (end.take(gap + first) - end), w)
+    other = order.take(np.minimum(np.where(surplus, position + 1, beside), L - 1) + first)
+    keep, other = keep.take(place), other.take(place)
+    other = np.where(keep == full, column, other)  # nobody fills a full column
+    return np.where(keep == 0, other, column), np.where(keep == 0, full, keep), other

@@ -189,13 +189,16 @@ class Packed:
         """Return states, actions, rewards and log-probabilities, each (N, T), zero after the end."""
         n, meaning = sum(paths.n for paths in self.blocks), self.meaning
         columns = {name: np.zeros((self.n_steps, n), dtype) for name, dtype in COLUMNS.items()}  # a step is a row
+        state, action = (
+            np.append(x, 0) for x in divmod(np.arange(len(meaning.log_probability) - 1), meaning.n_actions)
+        )
         first = 0
         for paths in self.blocks:
             for t, slots, lanes in paths.steps():
-                pair = slots >> meaning.pair_shift
+                pair = meaning.pair.take(slots >> meaning.pair_shift)
                 for name, table, index in (
-                    ("states", meaning.state, pair),
-                    ("actions", meaning.action, pair),
+                    ("states", state, pair),
+                    ("actions", action, pair),
                     ("rewards", meaning.reward, slots),
                     ("log_probabilities", meaning.log_probability, pair),
                 ):

@@ -38,10 +38,9 @@ class Walk:
 class Meaning:
     """What the slots of the last stage stand for; those of finished trajectories have the value of padding."""
 
-    pair_shift: int  # ``slot >> pair_shift`` is where to look up all but the reward
-    state: np.ndarray
-    action: np.ndarray
-    log_probability: np.ndarray  # of the behaviour
+    pair_shift: int  # ``slot >> pair_shift`` is where to look up the pair
+    pair: np.ndarray  # int32: s·A + a, and S·A for finished trajectories
+    log_probability: np.ndarray  # (S·A + 1,) of the behaviour
     reward: np.ndarray  # (slots,)
     first_finished: int  # slots from here on are those of finished trajectories
     n_actions: int
@@ -73,22 +72,21 @@ def sampling_tables(mdp, policy, theta, behaviour=None):
     stages: tuple[Stage, ...]
     E = len(model.final_states)
     if model.outcome is None:
-        first = stage((mu[:, :, None] * mdp.probability).reshape(S, -1), model.after.reshape(S, -1), S + np.arange(E))
-        cell = outcomes_of_slots(first.alias, S, A * K)
-        stages, pair, pair_shift = (first,), cell // K, 0
-        reward = padded(mdp.reward.ravel()[cell], len(first.leads_to))
+        joint = (mu[:, :, None] * mdp.probability).reshape(S, A * K)
+        first, cell = stage(joint, model.after.reshape(S, A * K), S + np.arange(E))
+        stages, pair_shift, finished = (first,), 0, S << 1 + first.alias.log_columns
+        pair, reward = model.pair.take(cell), model.reward.take(cell)
     else:
         columns = model.outcome.alias.log_columns
-        first = stage(mu, np.arange(S * A).reshape(S, A), S * A + np.arange(E), columns)
-        stages, pair, pair_shift, reward = (first, model.outcome), np.arange(S * A), 1 + columns, model.reward
-    n_pairs = len(reward) >> pair_shift  # those of finished trajectories included
+        first, _ = stage(mu, np.arange(S * A).reshape(S, A), S * A + np.arange(E), columns)
+        stages, pair_shift, finished = (first, model.outcome), 1 + columns, S * A << 1 + columns
+        pair, reward = model.pair, model.reward
     meaning = Meaning(
         pair_shift=pair_shift,
-        state=padded(pair // A, n_pairs),
-        action=padded(pair % A, n_pairs),
-        log_probability=padded(log_mu.ravel()[pair], n_pairs),
+        pair=pair,
+        log_probability=np.append(log_mu, 0.0),
         reward=reward,
-        first_finished=len(pair) << pair_shift,
+        first_finished=finished,
         n_actions=A,
         n_states=S,
         paid=model.paid,
@@ -107,7 +105,8 @@ class ModelTables:
     after: np.ndarray  # (S, A, K) int: the row of the first stage after each outcome
     start: Stage
     outcome: Stage | None  # None where (action, outcome) are drawn at once
-    reward: np.ndarray | None  # (slots,) of the outcome stage
+    pair: np.ndarray  # as in `Meaning`, of each entry of the first stage then, and otherwise of each row of the second
+    reward: np.ndarray  # as in `Meaning`, of each entry of the first stage then, and otherwise of each slot
 
 
 _prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # models cannot change, so theirs never do
@@ -129,13 +128,16 @@ def _of_model(mdp):
     paid = None if np.any(mdp.reward[~mdp.terminated]) else S + int(np.searchsorted(ends, S))
     joint = K == 1 or A * K <= JOINT_CELLS
     columns = log_columns(A * K if joint else A)
-    start = stage(mdp.initial[None], np.arange(S)[None], np.arange(0), columns)
+    start, _ = stage(mdp.initial[None], np.arange(S)[None], np.arange(0), columns)
+    pair = np.arange(S * A, dtype=np.int32)
     if joint:
-        return ModelTables(ends % S, paid, after, start, None, None)
-    outcome = stage(mdp.probability.reshape(S * A, K), after.reshape(S * A, K), S + np.arange(len(ends)), columns)
-    cell = outcomes_of_slots(outcome.alias, S * A, K)
-    reward = padded(mdp.reward.ravel()[cell], len(outcome.leads_to))
-    return ModelTables(ends % S, paid, after, start, outcome, reward)
+        n = (S + len(ends)) * A * K
+        pair, reward = padded(pair.repeat(K), n, S * A), padded(mdp.reward.ravel(), n)
+        return ModelTables(ends % S, paid, after, start, None, pair, reward)
+    outcome, cell = stage(mdp.probability.reshape(S * A, K), after.reshape(S * A, K), S + np.arange(len(ends)), columns)
+    n = S * A + len(ends)
+    pair, reward = padded(pair, n, S * A), padded(mdp.reward.ravel(), n * K).take(cell)
+    return ModelTables(ends % S, paid, after, start, outcome, pair, reward)
 
 
 def stage(probability, next_row, end_rows, next_log_columns=None):
@@ -143,22 +145,17 @@ def stage(probability, next_row, end_rows, next_log_columns=None):
 
     Below the R rows it has one for each way to be finished, which leads to its
     entry of `end_rows` (E,). The next stage has 2**`next_log_columns` columns,
-    by default those of this one.
+    by default those of this one. Also returned is what each slot stands for, a
+    flat index into (R + E, C).
     """
     C, E = probability.shape[1], len(end_rows)
     alias = alias_tables(np.concatenate([probability, np.repeat(np.eye(1, C), E, axis=0)]))
     next_row = np.concatenate([next_row, np.repeat(end_rows[:, None], C, axis=1)])
-    row = np.arange(len(alias.entry)) >> (1 + alias.log_columns)
     shift = alias.log_columns if next_log_columns is None else next_log_columns
-    return Stage(alias, (next_row[row, alias.entry] << shift).astype(np.int32))
+    cell = (alias.entry.reshape(alias.n_rows, -1) + C * np.arange(alias.n_rows)[:, None]).ravel()
+    return Stage(alias, (next_row << shift).astype(np.int32).take(cell)), cell
 
 
-def outcomes_of_slots(alias, n_rows, n_entries):
-    """Return the flat index into (rows, entries) of what each slot of the first `n_rows` rows stands for."""
-    slot = np.arange(2 * n_rows << alias.log_columns)
-    return (slot >> (1 + alias.log_columns)) * n_entries + alias.entry[slot]
-
-
-def padded(values, n):
-    """Return `values` with zeros appended to length n."""
-    return np.concatenate([values, np.zeros(n - len(values), dtype=values.dtype)])
+def padded(values, n, value=0):
+    """Return `values` with rows of `value` appended to length n."""
+    return np.concatenate([values, np.full((n - len(values), *values.shape[1:]), value, dtype=values.dtype)])
