@@ -80,6 +80,20 @@ def test_packed_weights_are_the_weights_of_every_step_added_up(monkeypatch, smal
     assert_exact(estimator.gradient(batch, mdp, POLICY, THETA), POLICY.contract(THETA, expected))
 
 
+@pytest.mark.parametrize("joint", [True, False])
+def test_those_that_have_finished_and_still_draw_count_for_nothing(monkeypatch, joint):
+    """In a block of eight the first to finish is dropped at once, in a large one it is not."""
+    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if joint else 0)
+    mdp = examples.random_mdp(n_states=3, n_actions=3, n_outcomes=2, horizon=6, termination=0.05, rng=0)
+    estimator, policy = Estimator(RewardToGo(0.3)), TabularSoftmax(3, 3)
+    batch = sample(mdp, policy, THETA, 400, rng=2)
+    assert len(batch.packed.blocks[0].kept) < 5 and 0 < batch.terminated.mean() < 1
+    assert not np.any(np.stack([batch.states, batch.actions, batch.rewards, batch.log_probabilities])[:, ~batch.mask])
+    w = estimator.weights(written_out(batch), mdp, policy, THETA)
+    expected = np.bincount((batch.states * 3 + batch.actions).ravel(), w.ravel(), minlength=9).reshape(3, 3)
+    assert_exact(packed_weights(estimator, batch, mdp), expected)
+
+
 @pytest.mark.parametrize(
     "mdp",
     [LAKE, LAKE.replace(reward=LAKE.reward - 0.01 * ~LAKE.terminated), LAKE.replace(horizon=None), LAKE.replace(horizon=0)],
