@@ -13,6 +13,7 @@ from reinforce_np import (
     TooLargeError,
     algorithms,
     enumerate_trajectories,
+    enumeration,
     exact,
     examples,
     judge,
@@ -20,12 +21,13 @@ from reinforce_np import (
     moments_by_enumeration,
 )
 from reinforce_np.estimators import Estimator
-from reinforce_np.exact import callables
+from reinforce_np.exact import callables, listing
 
 MDP = examples.referee(horizon=2)
 POLICY = TabularSoftmax(3, 3)
 THETA = np.linspace(-1, 1, 9)
 PROBLEM = Problem(MDP, POLICY, THETA)
+REINFORCE = algorithms.reinforce()
 PAIR = Problem(examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5]), group_size=3)
 
 
@@ -84,6 +86,37 @@ def test_every_batch_in_every_order(f, problem):
     assert_exact(found.mean, mean)
     assert_exact(found.covariance, covariance)
     assert found.route == "enumeration"
+
+
+def test_batches_are_counted_before_anything_is_listed(monkeypatch):
+    """Exactly where they can be listed, and in no time where they cannot: what looks the same is one."""
+    rng, shape = np.random.default_rng(0), (3, 3, 4)  # many outcomes are alike, or differ in where they lead only
+    alike = MDP.replace(
+        probability=np.full(shape, 0.25),
+        next_state=rng.integers(2, size=shape),
+        reward=np.zeros(shape),
+        terminated=rng.random(shape) < 0.5,
+    )
+    bootstrapped = algorithms.actor_critic(np.arange(3.0))
+    for mdp in (alike, alike.replace(horizon=4), examples.referee(horizon=3), MDP.replace(horizon=0)):
+        for estimator in (whole_return, REINFORCE, bootstrapped):
+            listed, _ = exact.batches.distinguishable(estimator, *enumerate_trajectories(mdp, POLICY, THETA))
+            first = listed.states[:, 0] if mdp.horizon else listed.final_states
+            counted = exact.batches.n_distinguishable(estimator, PROBLEM.replace(mdp=mdp), limit=2**22)
+            assert counted == np.bincount(first, minlength=3)[mdp.initial > 0].tolist()
+    monkeypatch.setattr(enumeration, "enumerate_trajectories", None)
+    huge = PROBLEM.replace(mdp=examples.referee(horizon=9), group_size=10**5)  # 1,661,128 trajectories
+    with pytest.raises(TooLargeError, match=r"group_size=100000 from 1\d{6} trajectories need more than 1e\+15 evalu"):
+        judge(whole_return, huge)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_counting_batches_stops_early_and_never_too_early(in_order):
+    for sizes, prompts, group_size in (([1], 3, 4), ([2, 0], 2, 9), ([3, 5, 1], 2, 3), ([7], 1, 5)):
+        n = listing.n_batches(sizes, prompts, group_size, in_order=in_order)
+        for most in (1, 28, n - 1, n, 10 * n):
+            found = listing.n_batches(sizes, prompts, group_size, in_order=in_order, most=most)
+            assert found == n if n <= most else found > most
 
 
 def test_verdicts_on_functions_of_one_trajectory():
