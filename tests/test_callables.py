@@ -1,5 +1,6 @@
 """Anybody's estimator: every batch in every order, and functions that cannot be judged refused by name."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -12,16 +13,21 @@ from reinforce_np import (
     TabularSoftmax,
     TooLargeError,
     algorithms,
+    confirm,
+    confirm_stream,
     enumerate_trajectories,
     enumeration,
     exact,
     examples,
+    find_counterexample,
     judge,
     moments,
     moments_by_enumeration,
+    numpy_loss,
 )
 from reinforce_np.estimators import Estimator
 from reinforce_np.exact import callables, listing
+from reinforce_np.training import SGD, train
 
 MDP = examples.referee(horizon=2)
 POLICY = TabularSoftmax(3, 3)
@@ -179,12 +185,46 @@ def test_functions_that_cannot_be_judged_are_refused_by_name():
         judge(one_at_random, PAIR)
     with pytest.raises(TypeError, match="objective='discounted' is no objective"):
         judge(whole_return, PROBLEM, objective="discounted")
-    with pytest.raises(ValueError, match="read-only"):
-        judge(lambda t, theta: theta.fill(0), PROBLEM)
     with pytest.raises(TooLargeError, match="or declare it exchangeable"):
         judge(whole_return, PROBLEM, group_size=8)
     with pytest.raises(ValueError, match="route='recursion' is for an Estimator"):
         moments(whole_return, PROBLEM, route="recursion")
+
+
+def in_place(trajectories, theta, problem):
+    trajectories.rewards -= 1.0
+    return theta
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda f: judge(f, PROBLEM),
+        lambda f: confirm(f, PROBLEM, n=5, variance=1.0, rng=0),
+        lambda f: find_counterexample(f),
+        lambda f: train(
+            (MDP, POLICY),
+            lambda trajectories, theta: f(trajectories, theta, PROBLEM),
+            SGD(0.1),
+            iterations=1,
+            batch_size=2,
+        ),
+        lambda f: judge(lambda trajectories, theta: theta.sort(), PROBLEM),
+    ],
+)
+def test_arrays_that_were_given_are_not_written_to(asked):
+    """NumPy's own words do not say whose array it is, nor what to do instead."""
+    with pytest.raises(ValueError, match=r"writes into an array that is read-only .*rewards\.copy\(\)") as refusal:
+        asked(in_place)
+    assert "read-only" in str(refusal.value.__cause__) and refusal.value.__cause__.__cause__ is None
+
+
+def test_functions_are_called_by_their_names():
+    """Not by that of what the package wraps them in, wherever it speaks of them."""
+    for f in (in_place, functools.partial(in_place), numpy_loss(in_place)):
+        assert repr(callables.bound(f, PROBLEM)).startswith("<function in_place at")
+        with pytest.raises(ValueError, match="how much estimator=in_place scatters"):
+            confirm_stream(f, PROBLEM, limit=1, precision=np.float64)
 
 
 RNG = np.random.default_rng(0)

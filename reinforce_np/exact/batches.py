@@ -272,7 +272,7 @@ def _check_repeatable(function, trajectories, problem, members, expected):
     again, _ = _evaluate_function(function, trajectories, members, problem, DOUBLE)
     if not np.array_equal(again, expected):
         raise ValueError(
-            f"{getattr(function, '__name__', function)!r} returned another estimate when asked for the same batch again: it keeps a "
+            f"{callables.name_of(function)} returned another estimate when asked for the same batch again: it keeps a "
             "state between calls or draws random numbers, so that its moments cannot be listed; make it a function of its arguments"
         )
 

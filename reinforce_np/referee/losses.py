@@ -260,7 +260,7 @@ def _estimator(loss, slope_of, convert, maximise, all_actions):
         np.add.at(cells, states if all_actions else (states, actions), sign * slope.astype(np.float64))
         return policy.contract(theta, cells).astype(slope.dtype)
 
-    estimate.__name__ = getattr(loss, "__name__", type(loss).__name__)
+    estimate.__name__ = estimate.__qualname__ = callables.name_of(loss)
     return estimate
 
 
