@@ -221,6 +221,7 @@ def test_arrays_that_were_given_are_not_written_to(asked):
 
 def test_functions_are_called_by_their_names():
     """Not by that of what the package wraps them in, wherever it speaks of them."""
+    assert repr(numpy_loss(in_place)).startswith("<function in_place at")
     for f in (in_place, functools.partial(in_place), numpy_loss(in_place)):
         assert repr(callables.bound(f, PROBLEM)).startswith("<function in_place at")
         with pytest.raises(ValueError, match="how much estimator=in_place scatters"):
