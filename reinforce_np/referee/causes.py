@@ -59,7 +59,7 @@ def likely_cause(verdict, estimator, problem):
         return f"{subject} is exactly that of {_described(exact)}"
     factor = "" if verdict.factor is None else named_factor(verdict.factor, problem)
     if factor:
-        return f"{subject} is the gradient {factor}"
+        return f"{subject} is {'here ' if verdict.reason else ''}the gradient {factor}"
     if scaled:
         found = [(specimen, named_factor(c, problem)) for c, specimen in scaled]
         named = [(specimen, words) for specimen, words in found if words]
