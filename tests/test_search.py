@@ -23,6 +23,7 @@ from reinforce_np import (
     worst_problem,
 )
 from reinforce_np.problem import code
+from reinforce_np.referee import search
 from reinforce_np.referee.counterexamples import not_by
 from reinforce_np.strategies import problems
 from reinforce_np.traits import BOOTSTRAPPED, CHANCE, EPISODES, GROUPS, OFF_POLICY
@@ -221,6 +222,24 @@ def test_the_worst_problem_is_bad_and_repeatable():
     assert largest.verdict.relative_bias > 1
     size = exact.derivatives.gradient_scale(worst.problem.mdp, worst.problem.policy, worst.problem.theta)
     assert np.linalg.norm(worst.verdict.gradient) > 0.01 * np.linalg.norm(size)
+
+
+def test_no_problem_is_judged_twice(monkeypatch):
+    """And what is kept of them is told apart by all that may change."""
+    asked = []
+
+    def judged(estimator, problem, **options):
+        asked.append(code(problem))
+        return judge(estimator, problem, **options)
+
+    monkeypatch.setattr(search, "judge", judged)
+    options = {"restarts": 1, "steps": 20, "gamma": 0.5, "behaviour": True, "critic": True, "horizon": 1, "rng": 2}
+    assert worst_problem(DROPPED, **options).n_judged == 40 > len(asked) == len(set(asked))
+    before = asked.copy()
+    asked.clear()
+    monkeypatch.setattr(search, "_numbers", code)
+    worst_problem(DROPPED, **options)
+    assert asked == before
 
 
 def test_the_worst_problem_has_what_was_asked_for():
