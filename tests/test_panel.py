@@ -1,6 +1,7 @@
 """The panel: what its problems must have, what is reported of them, and who passes."""
 
 import concurrent.futures
+import itertools
 import json
 
 import numpy as np
@@ -147,6 +148,22 @@ def test_what_cannot_be_judged_says_why():
         judge_on_panel(algorithms.reinforce(), problems=[])
     with pytest.raises(TypeError, match="group_size"):
         judge_on_panel(algorithms.reinforce(), group_size=2.5)
+
+
+@pytest.mark.parametrize("exchangeable", [False, True])
+def test_how_often_a_function_is_called(exchangeable):
+    """As the docstring says: who waits for each call wants to know before."""
+    for group_size, said in ((2, (6700, 3900)), (None, (2000, 1000))):
+        calls = itertools.count()
+
+        def zero(trajectories, theta, calls=calls):
+            next(calls)
+            return 0 * theta
+
+        found = judge_on_panel(zero, group_size=group_size, exchangeable=exchangeable)
+        assert len(found.judged) == (8 if group_size is None else 6 + exchangeable)
+        assert next(calls) == pytest.approx(said[exchangeable], rel=0.05)
+        assert f"{said[0]:,}" in judge_on_panel.__doc__ and f"{said[1]:,}" in judge_on_panel.__doc__
 
 
 def test_an_executor_changes_nothing():
