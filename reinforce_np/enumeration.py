@@ -59,17 +59,7 @@ def enumerate_trajectories(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
     >>> trajectories.rewards[:, 0], probabilities
     (array([0., 1.]), array([0.5, 0.5]))
     """
-    limit = arguments.integer("limit", limit, low=1)
-    arguments.check_same_model(mdp, policy)
-    theta = policy.real_theta(theta)
-    if behaviour is not None:
-        log_mu_of = policy.log_probabilities_of("behaviour", behaviour).__getitem__
-    elif mdp.n_states <= MANY:
-        log_mu_of = policy.log_probabilities(theta).__getitem__
-    else:
-        log_mu_of = _rows(lambda states: policy.log_probabilities(theta, states))
-    n_steps = _check_size(mdp, lambda states: _possible(mdp, log_mu_of(states), states), limit)
-    log_mu = log_mu_of(slice(None))
+    log_mu, n_steps = affordable(mdp, policy, theta, behaviour=behaviour, limit=limit)
     cells, counts = _cells(_possible(mdp, log_mu))
     first = np.cumsum(counts) - counts
 
@@ -113,6 +103,21 @@ def enumerate_trajectories(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
         groups=np.arange(len(state)),
     )
     return Enumeration(trajectories, probability)
+
+
+def affordable(mdp, policy, theta, *, behaviour=None, limit=LIMIT):
+    """Return what `enumerate_trajectories` starts from, log μ (S, A) and the number of steps, or refuse what it refuses."""
+    limit = arguments.integer("limit", limit, low=1)
+    arguments.check_same_model(mdp, policy)
+    theta = policy.real_theta(theta)
+    if behaviour is not None:
+        log_mu_of = policy.log_probabilities_of("behaviour", behaviour).__getitem__
+    elif mdp.n_states <= MANY:
+        log_mu_of = policy.log_probabilities(theta).__getitem__
+    else:
+        log_mu_of = _rows(lambda states: policy.log_probabilities(theta, states))
+    n_steps = _check_size(mdp, lambda states: _possible(mdp, log_mu_of(states), states), limit)
+    return log_mu_of(slice(None)), n_steps
 
 
 def count_trajectories(mdp, policy=None, theta=None):

@@ -117,6 +117,11 @@ def test_what_proves_nothing_is_refused():
     with pytest.raises(ValueError, match="every estimator is proportional here"):
         assert_proportional(algorithms.grpo(), *two_actions, group_size=2)
     assert assert_proportional(algorithms.dr_grpo(), *two_actions, group_size=2, factor=0.5).kind == "proportional"
+    message = message_of(
+        assert_unbiased, numpy_loss(lambda *given: whole_return(*given) * 3), *two_actions, group_size=3
+    )
+    assert "(relative bias 2); so is every estimator here, where all scores lie on one line\n" in message
+    assert "likely cause: its mean is here the gradient times the size of the batch" in message
     with pytest.raises(ValueError, match=r"factor=0\.0 is no direction"):
         assert_proportional(REINFORCE, PROBLEM, factor=0)
 

@@ -1,5 +1,6 @@
 """Anybody's estimator: every batch in every order, and functions that cannot be judged refused by name."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -12,20 +13,27 @@ from reinforce_np import (
     TabularSoftmax,
     TooLargeError,
     algorithms,
+    confirm,
+    confirm_stream,
     enumerate_trajectories,
+    enumeration,
     exact,
     examples,
+    find_counterexample,
     judge,
     moments,
     moments_by_enumeration,
+    numpy_loss,
 )
 from reinforce_np.estimators import Estimator
-from reinforce_np.exact import callables
+from reinforce_np.exact import callables, listing
+from reinforce_np.training import SGD, train
 
 MDP = examples.referee(horizon=2)
 POLICY = TabularSoftmax(3, 3)
 THETA = np.linspace(-1, 1, 9)
 PROBLEM = Problem(MDP, POLICY, THETA)
+REINFORCE = algorithms.reinforce()
 PAIR = Problem(examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5]), group_size=3)
 
 
@@ -84,6 +92,37 @@ def test_every_batch_in_every_order(f, problem):
     assert_exact(found.mean, mean)
     assert_exact(found.covariance, covariance)
     assert found.route == "enumeration"
+
+
+def test_batches_are_counted_before_anything_is_listed(monkeypatch):
+    """Exactly where they can be listed, and in no time where they cannot: what looks the same is one."""
+    rng, shape = np.random.default_rng(0), (3, 3, 4)  # many outcomes are alike, or differ in where they lead only
+    alike = MDP.replace(
+        probability=np.full(shape, 0.25),
+        next_state=rng.integers(2, size=shape),
+        reward=np.zeros(shape),
+        terminated=rng.random(shape) < 0.5,
+    )
+    bootstrapped = algorithms.actor_critic(np.arange(3.0))
+    for mdp in (alike, alike.replace(horizon=4), examples.referee(horizon=3), MDP.replace(horizon=0)):
+        for estimator in (whole_return, REINFORCE, bootstrapped):
+            listed, _ = exact.batches.distinguishable(estimator, *enumerate_trajectories(mdp, POLICY, THETA))
+            first = listed.states[:, 0] if mdp.horizon else listed.final_states
+            counted = exact.batches.n_distinguishable(estimator, PROBLEM.replace(mdp=mdp), limit=2**22)
+            assert counted == np.bincount(first, minlength=3)[mdp.initial > 0].tolist()
+    monkeypatch.setattr(enumeration, "enumerate_trajectories", None)
+    huge = PROBLEM.replace(mdp=examples.referee(horizon=9), group_size=10**5)  # 1,661,128 trajectories
+    with pytest.raises(TooLargeError, match=r"group_size=100000 from 1\d{6} trajectories need more than 1e\+15 evalu"):
+        judge(whole_return, huge)
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_counting_batches_stops_early_and_never_too_early(in_order):
+    for sizes, prompts, group_size in (([1], 3, 4), ([2, 0], 2, 9), ([3, 5, 1], 2, 3), ([7], 1, 5)):
+        n = listing.n_batches(sizes, prompts, group_size, in_order=in_order)
+        for most in (1, 28, n - 1, n, 10 * n):
+            found = listing.n_batches(sizes, prompts, group_size, in_order=in_order, most=most)
+            assert found == n if n <= most else found > most
 
 
 def test_verdicts_on_functions_of_one_trajectory():
@@ -146,12 +185,47 @@ def test_functions_that_cannot_be_judged_are_refused_by_name():
         judge(one_at_random, PAIR)
     with pytest.raises(TypeError, match="objective='discounted' is no objective"):
         judge(whole_return, PROBLEM, objective="discounted")
-    with pytest.raises(ValueError, match="read-only"):
-        judge(lambda t, theta: theta.fill(0), PROBLEM)
     with pytest.raises(TooLargeError, match="or declare it exchangeable"):
         judge(whole_return, PROBLEM, group_size=8)
     with pytest.raises(ValueError, match="route='recursion' is for an Estimator"):
         moments(whole_return, PROBLEM, route="recursion")
+
+
+def in_place(trajectories, theta, problem):
+    trajectories.rewards -= 1.0
+    return theta
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        lambda f: judge(f, PROBLEM),
+        lambda f: confirm(f, PROBLEM, n=5, variance=1.0, rng=0),
+        lambda f: find_counterexample(f),
+        lambda f: train(
+            (MDP, POLICY),
+            lambda trajectories, theta: f(trajectories, theta, PROBLEM),
+            SGD(0.1),
+            iterations=1,
+            batch_size=2,
+        ),
+        lambda f: judge(lambda trajectories, theta: theta.sort(), PROBLEM),
+    ],
+)
+def test_arrays_that_were_given_are_not_written_to(asked):
+    """NumPy's own words do not say whose array it is, nor what to do instead."""
+    with pytest.raises(ValueError, match=r"writes into an array that is read-only .*rewards\.copy\(\)") as refusal:
+        asked(in_place)
+    assert "read-only" in str(refusal.value.__cause__) and refusal.value.__cause__.__cause__ is None
+
+
+def test_functions_are_called_by_their_names():
+    """Not by that of what the package wraps them in, wherever it speaks of them."""
+    assert repr(numpy_loss(in_place)).startswith("<function in_place at")
+    for f in (in_place, functools.partial(in_place), numpy_loss(in_place)):
+        assert repr(callables.bound(f, PROBLEM)).startswith("<function in_place at")
+        with pytest.raises(ValueError, match="how much estimator=in_place scatters"):
+            confirm_stream(f, PROBLEM, limit=1, precision=np.float64)
 
 
 RNG = np.random.default_rng(0)

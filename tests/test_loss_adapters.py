@@ -1,6 +1,7 @@
 """Losses as estimators: the weight on each score is minus the derivative of the loss, in every framework."""
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -167,6 +168,21 @@ def test_what_is_not_analytic_is_refused(name, loss):
         judge(numpy_loss(loss), PROBLEM)
     verdict = judge(numpy_loss(loss, differences=True), PROBLEM.replace(mdp=MDP.replace(horizon=1)))
     assert verdict.moments.precision == np.finfo(np.float32).eps
+
+
+@pytest.mark.parametrize("differences", [False, True])
+def test_what_is_random_is_refused_as_that(differences):
+    rng, calls = np.random.default_rng(0), itertools.count()
+
+    def dropout(log_probs, batch):
+        return (log_probs * batch.rewards * rng.integers(2, size=log_probs.shape)).sum()
+
+    def warming_up(log_probs, batch):
+        return (log_probs * batch.rewards).sum() * (1 + next(calls))
+
+    for loss in (dropout, warming_up):
+        with pytest.raises(ValueError, match=f"{loss.__name__} returned another loss when asked .* at the batch of s0"):
+            judge(numpy_loss(loss, differences=differences), PROBLEM)
 
 
 def test_differences_agree_with_the_complex_step_to_single_precision():

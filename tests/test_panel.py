@@ -1,12 +1,24 @@
 """The panel: what its problems must have, what is reported of them, and who passes."""
 
 import concurrent.futures
+import itertools
 import json
 
 import numpy as np
 import pytest
 
-from reinforce_np import Estimator, Problem, RewardToGo, TotalReturn, TrajectoryRatio, algorithms, exact, judge_on_panel
+from reinforce_np import (
+    Estimator,
+    Problem,
+    RewardToGo,
+    TotalReturn,
+    TrajectoryRatio,
+    algorithms,
+    assert_proportional,
+    assert_unbiased,
+    exact,
+    judge_on_panel,
+)
 from reinforce_np.enumeration import enumerate_trajectories
 from reinforce_np.referee.catalogue import accused, baselines, normalisation, returns
 from reinforce_np.referee.panel import PANEL
@@ -74,6 +86,46 @@ def test_one_factor_and_many():
     assert judge_on_panel(baselines.in_sample_mean, group_size=2, problems=groups).factor == pytest.approx(0.5)
 
 
+def scaled(c, kind=np.float64):
+    """REINFORCE times a number that may depend on the problem."""
+
+    def estimator(trajectories, theta, problem):
+        g = algorithms.reinforce().gradient(trajectories, problem.mdp, problem.policy, theta)
+        return (c(problem) * g).astype(kind)
+
+    return estimator
+
+
+def test_the_panel_agrees_with_the_assertions():
+    """Unbiased, by one constant, or by several: kind, factor and words, and what is asserted of each problem."""
+    two = [problem.replace(mdp=problem.mdp.replace(horizon=2)) for problem in SMALL[1:]]
+    for estimator, kind, factor, words in (
+        (scaled(lambda problem: 1.0), "unbiased", 1.0, "unbiased for Discounted on all of 2 problems"),
+        (scaled(lambda problem: 1 / 3, np.float32), "proportional", 1 / 3, "Discounted, by 0.333333 on all of 2 problems"),
+        (scaled(lambda problem: -2.0), "proportional", -2.0, "Discounted, by -2 on all of 2 problems"),
+        (scaled(lambda problem: 1.0 / problem.group_size), "proportional", None, "not by one constant: 1 on 'undiscounted', 0.5 on 'pairs'"),
+        (scaled(lambda problem: 1.0 - 2 * (problem.gamma == 1)), "proportional", None, "constant, and with the wrong sign on 1: -1 on"),
+        (scaled(lambda problem: 1.0 - (problem.gamma == 1)), "biased", None, "biased for Discounted on 1 of 2 problems"),
+    ):  # fmt: skip
+        found = judge_on_panel(estimator, problems=two)
+        assert (found.kind, words in found.reason) == (kind, True), found.reason
+        assert found.factor == (None if factor is None else pytest.approx(factor))
+        assert (found.kind == "unbiased") == all(passes(assert_unbiased, estimator, problem) for problem in two)
+        if kind != "biased":
+            one = found.rows[0].verdict.factor
+            everywhere = all(passes(assert_proportional, estimator, problem, factor=one) for problem in two)
+            assert everywhere == (found.factor is not None)
+        right_way = all(passes(assert_proportional, estimator, problem) for problem in two)
+        assert right_way == (kind != "biased" and min(row.verdict.factor for row in found.rows) > 0)
+
+
+def passes(assertion, *given, **options):
+    try:
+        return bool(assertion(*given, **options))
+    except AssertionError:
+        return False
+
+
 def test_what_cannot_be_judged_says_why():
     """Nothing is skipped silently."""
     found = judge_on_panel(algorithms.reinforce())
@@ -96,6 +148,22 @@ def test_what_cannot_be_judged_says_why():
         judge_on_panel(algorithms.reinforce(), problems=[])
     with pytest.raises(TypeError, match="group_size"):
         judge_on_panel(algorithms.reinforce(), group_size=2.5)
+
+
+@pytest.mark.parametrize("exchangeable", [False, True])
+def test_how_often_a_function_is_called(exchangeable):
+    """As the docstring says: who waits for each call wants to know before."""
+    for group_size, said in ((2, (6700, 3900)), (None, (2000, 1000))):
+        calls = itertools.count()
+
+        def zero(trajectories, theta, calls=calls):
+            next(calls)
+            return 0 * theta
+
+        found = judge_on_panel(zero, group_size=group_size, exchangeable=exchangeable)
+        assert len(found.judged) == (8 if group_size is None else 6 + exchangeable)
+        assert next(calls) == pytest.approx(said[exchangeable], rel=0.05)
+        assert f"{said[0]:,}" in judge_on_panel.__doc__ and f"{said[1]:,}" in judge_on_panel.__doc__
 
 
 def test_an_executor_changes_nothing():

@@ -1,5 +1,7 @@
 """Counterexamples: the wrong are convicted on a small problem, the right acquitted; and the worst problems."""
 
+import re
+
 import hypothesis
 import numpy as np
 import pytest
@@ -21,6 +23,8 @@ from reinforce_np import (
     worst_problem,
 )
 from reinforce_np.problem import code
+from reinforce_np.referee import search
+from reinforce_np.referee.counterexamples import not_by
 from reinforce_np.strategies import problems
 from reinforce_np.traits import BOOTSTRAPPED, CHANCE, EPISODES, GROUPS, OFF_POLICY
 
@@ -77,14 +81,41 @@ def test_the_wrong_are_convicted_on_a_small_problem(name):
     pasted = dict(NAMES)
     exec(str(found).partition("judged:")[2], pasted)
     assert judge(estimator, pasted["problem"]).kind == found.verdict.kind != "unbiased"
+    by_accident = (
+        "proportional to .*; so is every estimator here, where all scores lie on one line\non this problem, .*judged:"
+    )
+    assert bool(re.match(by_accident, str(found))) == (found.verdict.kind == "proportional")
+    assert (found.elsewhere is not None) == (name == "discount of the score")
+    if found.elsewhere:  # on the way to the smallest it was not
+        assert judge(estimator, found.elsewhere[0]).kind == found.elsewhere[1].kind == "biased"
+        told = f"\n\n# the factor is no constant: on another of the problems judged, `elsewhere`, it is {found.elsewhere[1]}"
+        assert str(found).endswith(told)
 
 
 def test_a_positive_multiple_may_be_allowed_and_a_negative_one_never():
     half = weighted(lambda t, problem: right(t, problem) / 2)
     assert not find_counterexample(half, proportional=True, max_examples=10)
-    assert find_counterexample(half).verdict.factor == pytest.approx(0.5)
+    found = find_counterexample(half)
+    assert found.verdict.factor == pytest.approx(0.5) and found.elsewhere is None
     backwards = weighted(lambda t, problem: -right(t, problem))
     assert find_counterexample(backwards, proportional=True).verdict.factor == pytest.approx(-1)
+
+
+def test_a_factor_is_a_constant_only_where_nothing_else_was_seen():
+    problem = Problem(reinforce_np.examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+    half, third, none, biased, nan = (
+        judge(weighted(lambda t, problem, c=c: c * right(t, problem)), where)
+        for c, where in ((1 / 2, problem), (1 / 3, problem), (0.0, flat(problem)), (0.0, problem), (np.nan, problem))
+    )
+    assert [verdict.kind for verdict in (none, biased, nan)] == ["undefined", "biased", "undefined"]
+    assert not_by(half, [(1, third), (2, half), (3, none)]) == (1, third)
+    assert not_by(half, [(1, biased), (2, third)]) == (1, biased)
+    assert not_by(half, [(1, nan)]) == (1, nan)
+    assert not_by(half, [(1, half), (2, none)]) is not_by(biased, [(1, half)]) is None
+
+
+def flat(problem):
+    return problem.replace(mdp=problem.mdp.replace(reward=0 * problem.mdp.reward))
 
 
 def test_the_right_are_acquitted_in_all_forms():
@@ -191,6 +222,24 @@ def test_the_worst_problem_is_bad_and_repeatable():
     assert largest.verdict.relative_bias > 1
     size = exact.derivatives.gradient_scale(worst.problem.mdp, worst.problem.policy, worst.problem.theta)
     assert np.linalg.norm(worst.verdict.gradient) > 0.01 * np.linalg.norm(size)
+
+
+def test_no_problem_is_judged_twice(monkeypatch):
+    """And what is kept of them is told apart by all that may change."""
+    asked = []
+
+    def judged(estimator, problem, **options):
+        asked.append(code(problem))
+        return judge(estimator, problem, **options)
+
+    monkeypatch.setattr(search, "judge", judged)
+    options = {"restarts": 1, "steps": 20, "gamma": 0.5, "behaviour": True, "critic": True, "horizon": 1, "rng": 2}
+    assert worst_problem(DROPPED, **options).n_judged == 40 > len(asked) == len(set(asked))
+    before = asked.copy()
+    asked.clear()
+    monkeypatch.setattr(search, "_numbers", code)
+    worst_problem(DROPPED, **options)
+    assert asked == before
 
 
 def test_the_worst_problem_has_what_was_asked_for():

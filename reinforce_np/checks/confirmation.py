@@ -22,6 +22,7 @@ from reinforce_np.checks.laws import LIMIT, law_of
 from reinforce_np.checks.means import MISS
 from reinforce_np.checks.runs import RunTest
 from reinforce_np.exact.callables import bound as bound_to
+from reinforce_np.exact.callables import name_of
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.verdicts import objective_of
 from reinforce_np.problem import problem_of
@@ -254,7 +255,7 @@ def confirm(
     )  # fmt: skip
     if law is None and sampler is not None:
         raise ValueError(
-            f"sampler={sampler!r} is judged by an estimator of known variance, and that of {estimator!r} is not known; "
+            f"sampler={sampler!r} is judged by an estimator of known variance, and that of {name_of(estimator)} is not known; "
             "pass an Estimator, or like=, variance= or bound="
         )
     if law is None:
@@ -458,7 +459,7 @@ def known_law(estimator, problem, objective, components, options):
     law = law_of(estimator, problem, objective_of(objective, problem), components, **options)
     if law is None:
         raise ValueError(
-            f"nothing is known of how much estimator={estimator!r} scatters: pass like= (an Estimator whose variance it should have), "
+            f"nothing is known of how much estimator={name_of(estimator)} scatters: pass like= (an Estimator whose variance it should have), "
             "variance= or bound=, or a larger limit="
         )
     return law

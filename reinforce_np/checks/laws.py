@@ -14,22 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from reinforce_np import arguments, enumeration
+from reinforce_np import arguments
 from reinforce_np.checks.estimates import batch_size, estimates_of, precision_of
 from reinforce_np.checks.means import MISS, TINY, catoni_detectable, catoni_scale
 from reinforce_np.checks.processes import e_process_of
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
-from reinforce_np.exact import bellman, listing
-from reinforce_np.exact.batches import (
-    AT_ONCE,
-    LARGEST,
-    check_count,
-    check_sizes,
-    check_support,
-    distinguishable,
-    spread,
-    table_of,
-)
+from reinforce_np.exact import bellman
+from reinforce_np.exact.batches import LARGEST, check_sizes, check_support, every_batch, spread, table_of
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import directional_moments, has_recursion, moments
@@ -303,26 +294,14 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
         None when there are too many, or when a function does not answer the
         same when it is asked again.
     """
-    ours = isinstance(estimator, Estimator)
-    in_order = not (ours or arguments.flag("exchangeable", exchangeable))
-    mdp, initial = problem.mdp, problem.mdp.initial
-    shape = {"prompts": problem.prompts, "group_size": problem.group_size, "in_order": in_order}
     try:
-        trajectories, p = enumeration.enumerate_trajectories(
-            mdp, problem.policy, problem.theta, behaviour=problem.behaviour, limit=limit
-        )
-        if not ours or batch_size(problem) > 1:
-            trajectories, p = distinguishable(estimator, trajectories, p)
-        first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
-        starts = [np.flatnonzero(first == s) for s in np.flatnonzero(initial > 0)]
-        check_count([len(start) for start in starts], limit, **shape)
+        trajectories, blocks = every_batch(estimator, problem, exchangeable=exchangeable, limit=limit)
     except arguments.TooLargeError:
         return None
-    rows = max(AT_ONCE // batch_size(problem), 1)
     estimates: list[np.ndarray] = []
     weights: list[np.ndarray] = []
-    for members, weight in listing.batches(starts, p, initial[initial > 0], rows=rows, **shape):
-        if not ours and not estimates:
+    for members, weight in blocks:
+        if not isinstance(estimator, Estimator) and not estimates:
             again = trajectories.take(members[spread(len(members))].ravel())
             one, two = (estimates_of(estimator, again, problem) for _ in range(2))
             if not np.array_equal(one, two):

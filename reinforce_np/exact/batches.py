@@ -25,6 +25,7 @@ from reinforce_np.trajectories import FIELDS, of_checked
 LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
 LIMIT = 2**22  # evaluations: trajectories in all listed batches together
 MEMORY_LIMIT = 2**30  # bytes of the list of batches
+COUNTED = 10**15  # batches, which nobody can list: more are not counted
 BYTES_PER_EVALUATION = 32  # an index of eight bytes, and the arrays it is made from
 ASKED_AGAIN = 24  # batches of a block that a function is asked for once more, and blocks of which it is
 AT_ONCE = 2**16  # trajectories evaluated at once
@@ -152,12 +153,13 @@ def every_batch(estimator, problem, *, exchangeable=False, limit=LIMIT):
     check_support(mdp, policy, theta, behaviour)
     if ours:
         check_sizes(estimator, mdp)
+    if not ours or size > 1:  # one trajectory of an `Estimator` is a batch: those that look the same are not looked for
+        check_count(n_distinguishable(estimator, problem, limit), limit, **shape)
     trajectories, p = enumeration.enumerate_trajectories(mdp, policy, theta, behaviour=behaviour, limit=limit)
     if not ours or size > 1:
         trajectories, p = distinguishable(estimator, trajectories, p)
     first = trajectories.states[:, 0] if trajectories.n_steps else trajectories.final_states
     starts = [np.flatnonzero(first == s) for s in np.flatnonzero(mdp.initial > 0)]
-    check_count([len(start) for start in starts], limit, **shape)
     rows = max(min(AT_ONCE // size, NUMBERS // policy.n_parameters), 1)
     return trajectories, listing.batches(starts, p, mdp.initial[mdp.initial > 0], rows=rows, **shape)
 
@@ -169,17 +171,54 @@ def distinguishable(estimator, trajectories, p):
     them is. An `Estimator` reads the final state only to bootstrap a critic.
     """
     columns = [trajectories.states, trajectories.actions, trajectories.rewards, trajectories.log_probabilities]
-    columns += [trajectories.lengths[:, None], trajectories.terminated[:, None]]
-    advantage = getattr(estimator, "advantage", None)
-    if advantage is None or hasattr(getattr(advantage, "of", advantage), "critic"):
-        columns.append(trajectories.final_states[:, None])
+    columns += [trajectories.lengths, trajectories.terminated]
+    if _reads_final_states(estimator):
+        columns.append(trajectories.final_states)
     else:  # but it is the first state too where nothing ever happens
-        columns.append(np.where(trajectories.lengths == 0, trajectories.final_states, -1)[:, None])
+        columns.append(np.where(trajectories.lengths == 0, trajectories.final_states, -1))
+    index, label = _different(columns)
+    in_order = np.argsort(index)
+    return trajectories.take(index[in_order]), np.bincount(label, weights=p)[in_order]
+
+
+def n_distinguishable(estimator, problem, limit):
+    """Return how many trajectories from each first state there are that `estimator` can tell apart, without listing any.
+
+        n₀(s) = 1,    nₜ(s) = Σ over different (a, r, s', terminated) of (1 if terminated else nₜ₋₁(s'))
+
+    At the end of an episode s' counts only for those that read the final state.
+    """
+    mdp = problem.mdp
+    log_mu, n_steps = enumeration.affordable(
+        mdp, problem.policy, problem.theta, behaviour=problem.behaviour, limit=limit
+    )
+    possible = graph.possible_outcomes(mdp, np.exp(log_mu))
+    possible &= graph.reachable(mdp, possible)[:, None, None]
+    s, a, k = np.nonzero(possible)
+    r, target, ends = mdp.reward[s, a, k], mdp.next_state[s, a, k], mdp.terminated[s, a, k]
+    counts = np.ones(mdp.n_states)  # not more than `limit` where an episode can be: exact
+    for left in range(1, n_steps + 1):
+        if left <= 2:  # the last step, and all before it
+            shown = target if _reads_final_states(estimator) else np.where(ends | (left == 1), -1, target)
+            cells, _ = _different([s, a, r, shown, ends])
+        counts = np.bincount(
+            s[cells], weights=np.where(ends[cells], 1.0, counts[target[cells]]), minlength=mdp.n_states
+        )
+    return [int(n) for n in counts[mdp.initial > 0]]
+
+
+def _reads_final_states(estimator):
+    """Return whether it matters to an estimator in which state an episode ended: to a function all that is recorded does."""
+    advantage = getattr(estimator, "advantage", None)
+    return advantage is None or hasattr(getattr(advantage, "of", advantage), "critic")
+
+
+def _different(columns):
+    """Return the first row of each kind in a table of such columns, and the kind of every row: equal to the last bit."""
     table = np.ascontiguousarray(np.column_stack(columns), dtype=np.float64)
     keys = table.view(np.dtype((np.void, table.shape[1] * table.itemsize))).ravel()
-    _, index, label = np.unique(keys, return_index=True, return_inverse=True)
-    in_order = np.argsort(index)
-    return trajectories.take(index[in_order]), np.bincount(label.ravel(), weights=p)[in_order]
+    _, index, kind = np.unique(keys, return_index=True, return_inverse=True)
+    return index, kind.ravel()
 
 
 def evaluated(estimator, trajectories, members, problem, eps=DOUBLE):
@@ -233,7 +272,7 @@ def _check_repeatable(function, trajectories, problem, members, expected):
     again, _ = _evaluate_function(function, trajectories, members, problem, DOUBLE)
     if not np.array_equal(again, expected):
         raise ValueError(
-            f"{getattr(function, '__name__', function)!r} returned another estimate when asked for the same batch again: it keeps a "
+            f"{callables.name_of(function)} returned another estimate when asked for the same batch again: it keeps a "
             "state between calls or draws random numbers, so that its moments cannot be listed; make it a function of its arguments"
         )
 
@@ -300,9 +339,10 @@ def check_support(mdp, policy, theta, behaviour):
 
 def check_count(sizes, limit, *, prompts, group_size, in_order):
     """Refuse more evaluations than `limit`, or than fit into memory, before any is made."""
-    evaluations = listing.n_batches(sizes, prompts, group_size, in_order=in_order) * prompts * group_size
+    n_batches = listing.n_batches(sizes, prompts, group_size, in_order=in_order, most=COUNTED)
+    evaluations = f"more than {COUNTED:.0e}" if n_batches > COUNTED else n_batches * prompts * group_size
     affordable = min(limit, MEMORY_LIMIT // BYTES_PER_EVALUATION)
-    if evaluations > affordable:
+    if n_batches > affordable // (prompts * group_size):
         declare = ", or declare it exchangeable if the order of its batch does not matter" if in_order else ""
         raise arguments.TooLargeError(
             f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {sum(sizes)} trajectories need "

@@ -7,6 +7,7 @@ Three forms are understood, told apart by the number of arguments that have no d
     f(problem)                        a function of (trajectories, theta), or an `Estimator`
 """
 
+import functools
 import inspect
 
 import numpy as np
@@ -51,18 +52,63 @@ def bound(estimator, problem):
     if n == 1:
         made = estimator(problem)
         if not isinstance(made, Estimator) and (not callable(made) or n_required(made) != 2):
-            raise TypeError(f"estimator={estimator!r} of one argument, the problem, made {made!r}; {FORMS}")
+            raise TypeError(f"estimator={name_of(estimator)} of one argument, the problem, made {made!r}; {FORMS}")
         return made
     if n == 3:
 
         def with_problem(trajectories, theta):
             return estimator(trajectories, theta, problem)
 
-        with_problem.__name__ = getattr(estimator, "__name__", repr(estimator))
+        with_problem.__name__ = with_problem.__qualname__ = name_of(estimator)
         return with_problem
     if n != 2:
-        raise TypeError(f"estimator={estimator!r} takes {n} arguments; {FORMS}")
+        raise TypeError(f"estimator={name_of(estimator)} takes {n} arguments; {FORMS}")
     return estimator
+
+
+def name_of(estimator):
+    """Return what messages call an estimator: a function by its own name, anything else as it prints.
+
+    Examples
+    --------
+    >>> from functools import partial
+    >>> def mine(trajectories, theta, problem, clip): ...
+    >>> name_of(mine), name_of(partial(mine, clip=0.2)), name_of(bound(partial(mine, clip=0.2), None))
+    ('mine', 'mine', 'mine')
+    """
+    while isinstance(estimator, functools.partial):
+        estimator = estimator.func
+    return getattr(estimator, "__name__", None) or repr(estimator)
+
+
+def called(function, trajectories, theta):
+    """Return ``function(trajectories, theta)``; where it writes into what it was given, the error says what to do instead.
+
+    Raises
+    ------
+    ValueError
+        When an array is written to that is read-only; caused by NumPy's own error.
+
+    Examples
+    --------
+    >>> from reinforce_np import TabularSoftmax, examples, sample
+    >>> def centred(trajectories, theta):
+    ...     trajectories.rewards -= trajectories.rewards.mean()
+    >>> called(centred, sample(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), 2, rng=1), np.zeros(2))
+    Traceback (most recent call last):
+        ...
+    ValueError: centred writes into an array that is read-only (output array is read-only), as those of trajectories and theta ...
+    """
+    try:
+        return function(trajectories, theta)
+    except ValueError as error:
+        if "read-only" not in str(error):
+            raise
+        raise ValueError(
+            f"{name_of(function)} writes into an array that is read-only ({error}), as those of trajectories and theta are, which "
+            "are shown again in other batches; copy it first, rewards = trajectories.rewards.copy(), or make a new one, "
+            "rewards = trajectories.rewards - baseline"
+        ) from error
 
 
 def n_required(function):
@@ -104,9 +150,9 @@ def estimate_of(function, trajectories, theta):
     -------
     array (D,)
     """
-    name = getattr(function, "__name__", repr(function))
+    name = name_of(function)
     with np.errstate(all="ignore"):  # what comes of it is refused below, by name
-        value = function(trajectories, theta)
+        value = called(function, trajectories, theta)
     try:
         value = np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:  # a tensor that still tracks gradients, for one

@@ -10,8 +10,8 @@ import math
 import numpy as np
 
 
-def n_batches(sizes, prompts, group_size, *, in_order):
-    """Return how many batches there are, exactly.
+def n_batches(sizes, prompts, group_size, *, in_order, most=None):
+    """Return how many batches there are, exactly, however many; or where that is more than `most`, some number above it.
 
     Parameters
     ----------
@@ -21,6 +21,8 @@ def n_batches(sizes, prompts, group_size, *, in_order):
         Shape of a batch.
     in_order : bool
         Whether batches are sequences.
+    most : int, optional
+        Where to stop counting: powers of large groups have millions of digits.
 
     Returns
     -------
@@ -30,11 +32,29 @@ def n_batches(sizes, prompts, group_size, *, in_order):
     --------
     >>> n_batches([3], 1, 2, in_order=False), n_batches([3], 1, 2, in_order=True)
     (6, 9)
+    >>> n_batches([3], 1, 10**6, in_order=True, most=1000) > 1000
+    True
     """
-    if in_order:
-        return sum(n**group_size for n in sizes) ** prompts
-    n_groups = sum(math.comb(n + group_size - 1, group_size) for n in sizes)
-    return math.comb(n_groups + prompts - 1, prompts)
+    n_draws = _n_sequences if in_order else _n_multisets
+    return n_draws(sum(n_draws(n, group_size, most) for n in sizes), prompts, most)
+
+
+def _n_sequences(n, size, most):
+    """Return n^size, or a number above `most`: from two on, every power of as many as `most` has bits is."""
+    return n**size if most is None else n ** min(size, most.bit_length() + 1)
+
+
+def _n_multisets(n, size, most):
+    """Return the number of multisets of `size` out of n, or a number above `most`."""
+    if most is None or n == 0:
+        return math.comb(n + size - 1, size)
+    k = min(size, n - 1)  # C(m, k), of which C(m − k + i, i) is at least twice C(m − k + i − 1, i − 1)
+    found = 1
+    for i in range(1, k + 1):
+        found = found * (n + size - 1 - k + i) // i
+        if found > most:
+            break
+    return found
 
 
 def batches(starts, p, initial, prompts, group_size, *, in_order, rows):

@@ -9,7 +9,7 @@ the gradient is wrong.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.record import DOUBLE
+from reinforce_np.exact.values import occupancy
 from reinforce_np.problem import problem_of
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
@@ -54,7 +55,8 @@ class Verdict:
     rounding : array (D,) or None
         What counted as zero.
     reason : str
-        Why a verdict is "undefined", or what else a reader should know.
+        Why a verdict is "undefined", or what else a reader should know: such as that *every* estimator
+        is proportional here, where one state with two actions leaves the scores a single direction.
 
     Examples
     --------
@@ -92,6 +94,22 @@ class Verdict:
             raise ValueError(f"this verdict is undefined, so that there is no mean squared error: {self.reason}")
         return float(self.bias @ self.bias) + self.moments.total_variance / n_batches
 
+    def is_multiple(self, factor):
+        """Return whether the mean is `factor` times the gradient, within rounding.
+
+        Parameters
+        ----------
+        factor : float
+
+        Returns
+        -------
+        bool
+        """
+        if self.moments is None:
+            return False
+        off = np.abs(self.moments.mean - factor * self.gradient)
+        return bool(np.all(off <= max(abs(factor), 1.0) * self.rounding))
+
     def as_dict(self):
         """Return the verdict as plain numbers and lists, ready for JSON."""
         return {
@@ -126,7 +144,10 @@ class Verdict:
         if self.kind == "undefined":
             return f"undefined for the gradient of {name}: {self.reason}"
         if self.kind == "proportional":
-            return f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
+            return (
+                f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
+                + (f"; {self.reason}" if self.reason else "")
+            )
         cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
         worst = int(np.argmax(np.abs(self.bias)))
         return (
@@ -208,7 +229,26 @@ def judge(
         )
     except NotFiniteError as error:
         return Verdict("undefined", None, None, None, None, gradient, objective, None, None, reason=str(error))
-    return verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
+    verdict = verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
+    if verdict.kind == "proportional" and one_direction(problem):
+        return replace(verdict, reason="so is every estimator here, where all scores lie on one line")
+    return verdict
+
+
+def one_direction(problem):
+    """Return whether the scores of all states that can be reached span no more than a line.
+
+    Examples
+    --------
+    >>> from reinforce_np import Problem, TabularSoftmax, examples
+    >>> [one_direction(Problem(examples.bandit(means=[0.0] * A), TabularSoftmax(1, A), np.zeros(A))) for A in (2, 3)]
+    [True, False]
+    """
+    visits = occupancy(problem.mdp, problem.policy, problem.theta, objective=Discounted())
+    reached = visits.reshape(-1, problem.mdp.n_states).sum(axis=0) > 0
+    plane = np.random.default_rng(0).normal(size=(2, len(problem.theta)))  # what is flat is flat in a plane at random
+    psi = problem.policy.score_along(problem.theta, plane)[reached]
+    return bool(np.linalg.matrix_rank(psi.reshape(-1, psi.shape[2])) <= 1)
 
 
 def objective_of(objective, problem):

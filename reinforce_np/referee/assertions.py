@@ -21,8 +21,7 @@ from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted, EntropyRegularised, KLRegularised, Undiscounted
-from reinforce_np.exact.values import occupancy
-from reinforce_np.exact.verdicts import ROUNDING, judge, verdict_of
+from reinforce_np.exact.verdicts import ROUNDING, judge, one_direction, verdict_of
 from reinforce_np.policies import TabularSoftmax
 from reinforce_np.problem import problem_of
 from reinforce_np.referee.causes import likely_cause
@@ -153,7 +152,7 @@ def assert_proportional(
         factor = number("factor", factor)
         if factor == 0:
             raise ValueError("factor=0.0 is no direction; pass another number, or None for any positive one")
-    elif _one_dimension(problem):
+    elif one_direction(problem):
         raise ValueError(
             "factor=None: all scores of this problem lie on one line, so that every estimator is proportional here; use more "
             "states or actions, or name the factor"
@@ -164,9 +163,7 @@ def assert_proportional(
     if verdict.kind in ("unbiased", "proportional"):
         if factor is None and verdict.factor > 0:
             return verdict
-        if factor is not None and np.all(
-            np.abs(verdict.moments.mean - factor * verdict.gradient) <= max(abs(factor), 1.0) * verdict.rounding
-        ):
+        if factor is not None and verdict.is_multiple(factor):
             return verdict
     meant = "no positive multiple of the gradient" if factor is None else f"not {factor:g} times the gradient"
     raise Convicted(lambda: _message(verdict, estimator, problem, options, meant=meant, factor=factor))
@@ -288,14 +285,6 @@ def _refuse_nothing(verdict):
     __tracebackhide__ = True
     if verdict.kind == "undefined" and verdict.moments is not None:
         raise ValueError(f"the gradient proves nothing: {verdict.reason}. Choose another theta, or another model")
-
-
-def _one_dimension(problem):
-    """Return whether the scores of all states that can be reached span no more than a line."""
-    visits = occupancy(problem.mdp, problem.policy, problem.theta, objective=Discounted())
-    reached = visits.reshape(-1, problem.mdp.n_states).sum(axis=0) > 0
-    psi = problem.policy.score(problem.theta)[reached]
-    return np.linalg.matrix_rank(psi.reshape(-1, psi.shape[2])) <= 1
 
 
 def _deterministic(moments):

@@ -7,6 +7,7 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.exact import Discounted, EntropyRegularised, KLRegularised, Undiscounted, gradient, moments
+from reinforce_np.exact.callables import name_of
 from reinforce_np.exact.verdicts import verdict_of
 from reinforce_np.referee.catalogue import CATALOGUE
 
@@ -46,7 +47,7 @@ def likely_cause(verdict, estimator, problem):
     """
     if verdict.kind not in ("biased", "proportional") or problem.mdp.horizon == 0:
         return ""
-    name = getattr(estimator, "__name__", "")
+    name = name_of(estimator)
     subject = f"the mean of {name}" if name.isidentifier() else "its mean"
     if verdict.kind == "biased":
         for objective in _named_objectives(problem):
@@ -58,7 +59,7 @@ def likely_cause(verdict, estimator, problem):
         return f"{subject} is exactly that of {_described(exact)}"
     factor = "" if verdict.factor is None else named_factor(verdict.factor, problem)
     if factor:
-        return f"{subject} is the gradient {factor}"
+        return f"{subject} is {'here ' if verdict.reason else ''}the gradient {factor}"
     if scaled:
         found = [(specimen, named_factor(c, problem)) for c, specimen in scaled]
         named = [(specimen, words) for specimen, words in found if words]

@@ -31,6 +31,9 @@ class Counterexample:
         How many problems were looked at.
     n_undefined : int
         On how many of these both the gradient and the mean of the estimate are zero, which decides nothing.
+    elsewhere : (Problem, Verdict) or None
+        Where the verdict is "proportional": another of the problems looked at, on which the mean is not this multiple of the
+        gradient; the smaller a problem, the more is proportional on it. None when there was none.
 
     Examples
     --------
@@ -46,6 +49,7 @@ class Counterexample:
     how: str
     n_judged: int
     n_undefined: int = 0
+    elsewhere: tuple[Problem, Any] | None = None
 
     def __bool__(self):
         return self.problem is not None
@@ -55,7 +59,10 @@ class Counterexample:
         if self.problem is None:
             more = f", {self.n_undefined} more decide nothing" * bool(self.n_undefined)
             return f"no counterexample: {n} problems acquit the estimator{more}"
-        return f"{self.verdict}\non this problem, the {self.how} of {n} judged:\n\n{pasteable(self.problem)}"
+        text = f"{self.verdict}\non this problem, the {self.how} of {n} judged:\n\n{pasteable(self.problem)}"
+        if self.elsewhere is None:
+            return text
+        return f"{text}\n\n# the factor is no constant: on another of the problems judged, `elsewhere`, it is {self.elsewhere[1]}"
 
     __repr__ = __str__
 
@@ -147,6 +154,7 @@ def find_counterexample(
     options = {"objective": objective, "exchangeable": exchangeable, "precision": precision}
     n_judged = n_undefined = 0
     sought: Any = None
+    judged: list[tuple[Problem, Any]] = []
 
     def convicts(problem):
         """Return whether a problem shows what the first one to show anything did: a wrong mean, or one kind of error."""
@@ -159,6 +167,7 @@ def find_counterexample(
         except Exception as error:
             shown: Any = type(error)
         else:
+            judged.append((problem, verdict))
             n_undefined += decides_nothing(verdict)
             shown = "wrong" if is_wrong(verdict, proportional) else None
         sought = sought or shown
@@ -176,7 +185,8 @@ def find_counterexample(
         except hypothesis.errors.NoSuchExample:
             return Counterexample(None, None, "smallest", n_judged, n_undefined)
     try:
-        return Counterexample(problem, judge(estimator, problem, **options), "smallest", n_judged, n_undefined)
+        verdict = judge(estimator, problem, **options)
+        return Counterexample(problem, verdict, "smallest", n_judged, n_undefined, not_by(verdict, judged))
     except Exception as error:
         error.add_note(f"raised on the smallest problem of {n_judged} judged:\n\n{pasteable(problem)}")
         raise
@@ -206,6 +216,27 @@ def is_wrong(verdict, proportional=False):
 def decides_nothing(verdict):
     """Return whether gradient and mean are both zero, so that a problem speaks neither for nor against an estimator."""
     return verdict.kind == "undefined" and verdict.moments is not None
+
+
+def not_by(verdict, judged):
+    """Return a problem with a verdict that denies what a proportional one on another suggests: a constant factor.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        Of the smallest problem.
+    judged : list of (Problem, Verdict)
+        Of all problems, in the order in which they were looked at: the smaller ones later.
+
+    Returns
+    -------
+    (Problem, Verdict) or None
+        One that is biased, if there is one.
+    """
+    if verdict.kind != "proportional":
+        return None
+    others = [(p, v) for p, v in reversed(judged) if not decides_nothing(v) and not v.is_multiple(verdict.factor)]
+    return next((found for found in others if found[1].kind == "biased"), next(iter(others), None))
 
 
 def pasteable(problem):

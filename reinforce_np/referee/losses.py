@@ -47,6 +47,7 @@ from reinforce_np.trajectories import Trajectories
 STEP = 1e-20  # of the complex step: nothing is subtracted, so that it can be tiny
 PROBE = 1e-5  # of the differences that tell whether a loss is analytic
 PROBED = 1e-6  # relative to the terms of a directional derivative: what they cannot tell from zero
+ASKED_AGAIN = 16  # times that a loss which has no derivative is asked for one value: what is random shows
 SINGLE = float(np.finfo(np.float32).eps)
 FIELDS = (
     "states", "actions", "rewards", "lengths", "terminated", "truncated", "final_states", "log_probabilities",
@@ -91,7 +92,8 @@ def numpy_loss(loss: Callable, *, maximise=False, all_actions=False, differences
     TypeError
         When the loss takes another number of arguments, does not return a number, or has no use for complex input.
     ValueError
-        From the estimator, at a batch where the complex step and differences disagree.
+        From the estimator, at a batch where the complex step and differences disagree; because the loss
+        answers differently when it is asked again, if that is why.
 
     References
     ----------
@@ -260,7 +262,7 @@ def _estimator(loss, slope_of, convert, maximise, all_actions):
         np.add.at(cells, states if all_actions else (states, actions), sign * slope.astype(np.float64))
         return policy.contract(theta, cells).astype(slope.dtype)
 
-    estimate.__name__ = getattr(loss, "__name__", type(loss).__name__)
+    estimate.__name__ = estimate.__qualname__ = callables.name_of(loss)
     return estimate
 
 
@@ -298,6 +300,7 @@ def _check_analytic(f, log_probs, batch, slope):
     near, far = (values[0] - values[1]) / (2 * PROBE), (values[2] - values[3]) / (4 * PROBE)
     allowed = PROBED * (np.abs(claimed).sum() + np.abs(values).max()) + abs(near - far)
     if abs(claimed.sum() - near) > allowed:
+        _check_repeatable(f, log_probs, batch)
         raise ValueError(
             f"{f.__name__} is not analytic, or has a kink, at {_described(batch)}: along one direction the complex step "
             f"gives {claimed.sum():.6g} and differences {near:.6g}. abs, std, float and real lose the derivative: write "
@@ -317,11 +320,23 @@ def _by_differences(f, log_probs, batch):
 
     slope, bound = finite_difference(values, log_probs.ravel())
     if bound.max(initial=0.0) > SINGLE * max(np.abs(slope).max(initial=0.0), largest):
+        _check_repeatable(f, log_probs, batch)
         raise ValueError(
             f"{f.__name__} is too rough at {_described(batch)} for differences: its derivative is only known to "
             f"{bound.max():.1e}. it has a kink or a jump; move theta, or the limits of its clipping"
         )
     return slope.reshape(log_probs.shape).astype(np.float32)
+
+
+def _check_repeatable(f, log_probs, batch):
+    """Refuse a loss that answers differently when it is asked again: what else is wrong with it is then no wonder."""
+    answers = [_number(f, f(log_probs.copy(), batch)) for _ in range(ASKED_AGAIN)]
+    if len(np.unique(answers)) > 1:
+        raise ValueError(
+            f"{f.__name__} returned another loss when asked for the same log-probabilities and batch again, at {_described(batch)}: it "
+            "draws random numbers or keeps a state between calls, and has no derivative; make it a function of its arguments, "
+            "with a generator that is seeded inside, rng = np.random.default_rng(0)"
+        )
 
 
 def _number(f, value):

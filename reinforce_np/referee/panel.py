@@ -29,7 +29,6 @@ from reinforce_np.problem import Problem
 from reinforce_np.tables.outcomes import padded_fields
 
 LIMIT = 2**13  # evaluations: trajectories in all listed batches of one problem
-SAME = 1e-9  # relative difference of factors that are one
 
 
 def _model(rows, **options):
@@ -156,12 +155,14 @@ class PanelVerdict:
     Parameters
     ----------
     kind : str
-        "unbiased" or "proportional" when it is that on every problem, "biased" when it is on one of them, else "undefined".
+        "unbiased" when it is that on every problem that was judged; "biased" when it is on one of them, and "undefined"
+        when it is that on one and biased on none. Else "proportional": its mean is some multiple of the gradient on every problem, by
+        `factor`, or, where `factor` is None, by one number here and another there.
     factor : float or None
-        Of a proportional one, where it is the same everywhere: a step size. None where it differs from problem to
-        problem, which no single step size makes up for.
+        E[ĝ] = factor · ∇J on every problem, a step size: `assert_proportional(f, problem, factor=factor)` passes on each of them.
+        None where no one number does; then some of the factors may be 1, or negative, and point the wrong way.
     reason : str
-        The verdict in a sentence.
+        The verdict in a sentence, with all factors where they differ.
     rows : tuple of PanelRow
         One for each problem, in the order of the panel; those that are not applicable say why.
 
@@ -258,7 +259,10 @@ def judge_on_panel(
         compare the members of a group; problems with too many batches are then not
         applicable. Each problem's own size, from 1 to 4, if not given.
     exchangeable : bool
-        Declares that the order of a batch does not matter, so that fewer have to be listed.
+        Declares that the order of a batch does not matter, so that fewer have to be listed. A function is called once
+        for every batch: about 6,700 times with ``group_size=2``, and 3,900 times, on one problem more, when it is
+        exchangeable; 2,000 and 1,000 times in the sizes of the panel itself. A loss in PyTorch takes about half a
+        millisecond for each, one in JAX 10.
     problems : sequence of Problem, optional
         Instead of `PANEL`.
     executor : concurrent.futures.Executor, optional
@@ -343,19 +347,13 @@ def _overall(rows):
         return "undefined", None, (
             f"undefined for {name} on {len(undefined)} of {many}, first on {first.problem.name!r}: {first.verdict.reason}{remedy}"
         )  # fmt: skip
-    factors = [row.verdict.factor for row in judged]
     if all(row.verdict.kind == "unbiased" for row in judged):
         return "unbiased", 1.0, f"unbiased for {name} on all of {many}"
-    low, high = min(factors), max(factors)
-    if high - low <= SAME * max(abs(low), abs(high)):
-        return (
-            "proportional",
-            factors[0],
-            f"proportional to the gradient of {name}, by {factors[0]:.6g} on all of {many}",
-        )
+    factor = judged[0].verdict.factor
+    if all(row.verdict.is_multiple(factor) for row in judged):
+        return "proportional", factor, f"proportional to the gradient of {name}, by {factor:.6g} on all of {many}"
     apart = ", ".join(f"{row.verdict.factor:.4g} on {row.problem.name!r}" for row in judged)
-    return (
-        "proportional",
-        None,
-        (f"proportional to the gradient of {name} on each of {many}, but not by one constant: {apart}"),
-    )
+    wrong_way = sum(row.verdict.factor < 0 for row in judged)
+    sign = f", and with the wrong sign on {wrong_way}" if wrong_way else ""
+    reason = f"proportional to the gradient of {name} on each of {many}, but not by one constant{sign}: {apart}"
+    return "proportional", None, reason

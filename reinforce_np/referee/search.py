@@ -110,14 +110,18 @@ def worst_problem(
     gammas = GAMMAS if gamma is None else np.array([arguments.number("gamma", gamma, low=0.0, high=1.0)])
     kind = {"gammas": gammas, "behaviour": behaviour, "critic": critic, **sizes}
     n_judged = 0
+    known: dict = {}  # every third change or so leads back to where the search has been
 
     def judged(problem):
         """Return how bad the estimator is on a problem, the problem and the verdict."""
         nonlocal n_judged
         n_judged += 1
-        problem = problem.replace(group_size=group_size, prompts=prompts)
-        verdict = judge(estimator, problem, objective=objective, exchangeable=exchangeable)
-        return _badness(verdict, measure, least_gradient, problem), problem, verdict
+        numbers = _numbers(problem)
+        if numbers not in known:
+            problem = problem.replace(group_size=group_size, prompts=prompts)
+            verdict = judge(estimator, problem, objective=objective, exchangeable=exchangeable)
+            known[numbers] = _badness(verdict, measure, least_gradient, problem), problem, verdict
+        return known[numbers]
 
     worst: Any = (-np.inf, None, None)
     for _ in range(restarts):
@@ -190,6 +194,12 @@ def _changed(problem, rng, gammas):
         else:
             problem = problem.replace(**{name: changes[name](getattr(problem, name))})
     return problem
+
+
+def _numbers(problem):
+    """Return all that `_changed` may change, to be looked up."""
+    values = [getattr(problem.mdp, name) for name in OF_A_MODEL] + [problem.theta, problem.behaviour, problem.critic]
+    return tuple(None if value is None else np.asarray(value).tobytes() for value in values)
 
 
 def _redrawn(array, values, rng):

@@ -18,6 +18,7 @@ import numpy as np
 from reinforce_np import arguments, exact
 from reinforce_np.environments import Draw, ModelSource
 from reinforce_np.estimators import Estimator, OnPolicy
+from reinforce_np.exact.callables import called
 from reinforce_np.sampling import seed_sequence
 from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
@@ -302,7 +303,7 @@ class _Run:
 
     def _estimate(self, estimator):
         if not isinstance(estimator, Estimator):
-            return lambda draw, theta: _checked(estimator(draw.trajectories, theta), theta, estimator)
+            return lambda draw, theta: _checked(called(estimator, draw.trajectories, theta), theta, estimator)
         if self.update.epochs * self.update.minibatches > 1 and isinstance(estimator.ratio, OnPolicy):
             raise ValueError(
                 f"epochs={self.update.epochs}, minibatches={self.update.minibatches}: after the first step the batch is data of an "
