@@ -39,6 +39,7 @@ from reinforce_np import (
     exact,
     examples,
     judge,
+    judge_on_panel,
     moments_by_enumeration,
 )
 from reinforce_np.exact import batches, listing
@@ -775,3 +776,14 @@ def test_a_behaviour_that_is_zero_where_the_policy_is_too_is_accepted():
 def test_sizes_below_one_are_refused(name):
     with pytest.raises(ValueError, match=f"{name}=0"):
         moments_by_enumeration(algorithms.reinforce(), pair(), PAIR, THETA, **{name: 0})
+
+
+def test_a_verdict_is_not_true_and_not_false():
+    """Or ``assert judge(f, problem)`` would pass whatever f is."""
+    bandit = examples.bandit(means=[0.0, 1.0])
+    for verdict in (
+        judge(algorithms.reinforce(), bandit, TabularSoftmax(1, 2), np.zeros(2)),
+        judge_on_panel(algorithms.reinforce()),
+    ):
+        with pytest.raises(TypeError, match=r'ask for verdict\.kind == "unbiased"'):
+            assert verdict

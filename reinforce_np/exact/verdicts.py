@@ -29,6 +29,11 @@ ROUNDING = 256  # times the unit rounding, per step, relative to the root mean s
 SINGLE = float(np.finfo(np.float32).eps)
 
 
+NO_BOOL = (
+    'a verdict is one of four kinds, neither true nor false: ask for verdict.kind == "unbiased", or use assert_unbiased'
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Verdict:
     """What an estimator estimates; prints as a short paragraph.
@@ -76,6 +81,9 @@ class Verdict:
     moments: Any
     rounding: Any
     reason: str = ""
+
+    def __bool__(self):
+        raise TypeError(NO_BOOL)
 
     def mean_squared_error(self, n_batches):
         """Return E‖average of n batches − ∇J‖² = ‖bias‖² + Σ_i Var[ĝ_i]/n.

@@ -22,6 +22,7 @@ import numpy as np
 
 from reinforce_np import arguments, parallel
 from reinforce_np.exact import Discounted, judge
+from reinforce_np.exact.verdicts import NO_BOOL
 from reinforce_np.examples import referee
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import TabularSoftmax
@@ -178,6 +179,9 @@ class PanelVerdict:
     factor: float | None
     reason: str
     rows: tuple
+
+    def __bool__(self):
+        raise TypeError(NO_BOOL)
 
     @property
     def judged(self):
