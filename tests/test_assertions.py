@@ -46,10 +46,10 @@ def whole_return(log_probs, batch):
 
 
 def test_what_is_right_passes_and_returns_its_verdict():
-    assert assert_unbiased(REINFORCE, PROBLEM).kind == "unbiased"
-    assert assert_unbiased(REINFORCE, MDP, POLICY, THETA).kind == "unbiased"
-    assert assert_unbiased(numpy_loss(whole_return), PROBLEM, objective=Undiscounted()).moments.n_batches == 78
-    assert assert_unbiased(algorithms.rloo(), PAIR).kind == "unbiased"
+    assert_unbiased(REINFORCE, PROBLEM).kind == "unbiased"
+    assert_unbiased(REINFORCE, MDP, POLICY, THETA).kind == "unbiased"
+    assert_unbiased(numpy_loss(whole_return), PROBLEM, objective=Undiscounted()).moments.n_batches == 78
+    assert_unbiased(algorithms.rloo(), PAIR).kind == "unbiased"
     assert assert_proportional(REINFORCE, PROBLEM).kind == "unbiased"
     halved = Estimator(RewardToGo(), normaliser=Constant(2))
     assert assert_proportional(halved, PROBLEM).factor == pytest.approx(0.5)
@@ -76,7 +76,7 @@ def test_the_message_names_the_objective_that_it_is_the_gradient_of():
     assert "It is unbiased for the gradient of another objective, Undiscounted()." in message
     penalised = Estimator(RewardToGo(), penalty=KLPenalty(np.zeros(9), 0.3))
     assert "another objective, KLRegularised(" in message_of(assert_unbiased, penalised, PROBLEM)
-    assert assert_unbiased(penalised, PROBLEM, objective=lambda p: KLRegularised(p.reference, p.beta))
+    assert_unbiased(penalised, PROBLEM, objective=lambda p: KLRegularised(p.reference, p.beta))
     message = message_of(assert_unbiased, penalised, PROBLEM, objective=EntropyRegularised(0.2))
     assert message.startswith("biased for the gradient of EntropyRegularised")
 
@@ -130,7 +130,7 @@ def test_unbiased_but_worse():
     """The rewards of before are no mistake where γ = 1, and only add variance."""
     undiscounted = PROBLEM.replace(mdp=MDP.replace(gamma=1.0))
     whole = algorithms.reinforce(reward_to_go=False)
-    assert assert_unbiased(whole, undiscounted)
+    assert_unbiased(whole, undiscounted)
     assert assert_variance_at_most(REINFORCE, whole, undiscounted).kind == "unbiased"
     assert assert_variance_at_most(numpy_loss(whole_return), whole, undiscounted)  # the same, by another route
     assert assert_variance_at_most(whole, REINFORCE, undiscounted, ratio=2.0)
@@ -148,7 +148,7 @@ def test_single_precision_is_no_difference_of_variances():
     def single(trajectories, theta):
         return REINFORCE.gradient(trajectories, MDP, POLICY, theta).astype(np.float32)
 
-    assert assert_unbiased(single, PROBLEM)
+    assert_unbiased(single, PROBLEM)
     assert assert_variance_at_most(single, REINFORCE, PROBLEM)
     assert assert_variance_at_most(REINFORCE, single, PROBLEM)
 
@@ -221,7 +221,7 @@ def test_pytest_shows_the_test_and_not_the_assertion():
 def test_options_reach_the_verdict():
     behaviour = POLICY.probabilities(0 * THETA)
     message_of(assert_unbiased, REINFORCE, PROBLEM, behaviour=behaviour)
-    assert assert_unbiased(algorithms.rloo(), PROBLEM, group_size=2).moments.n_batches is None
+    assert_unbiased(algorithms.rloo(), PROBLEM, group_size=2).moments.n_batches is None
     f = numpy_loss(whole_return)
     listed = {flag: assert_unbiased(f, PAIR, exchangeable=flag).moments.n_batches for flag in (False, True)}
     assert listed == {False: 9, True: 6}
@@ -230,4 +230,4 @@ def test_options_reach_the_verdict():
         return REINFORCE.gradient(trajectories, MDP, POLICY, theta).astype(np.float32).astype(np.float64)
 
     assert "precision=np.float32" in message_of(assert_unbiased, widened, PROBLEM, objective=Discounted())
-    assert assert_unbiased(widened, PROBLEM, precision=np.float32)
+    assert_unbiased(widened, PROBLEM, precision=np.float32)
