@@ -132,8 +132,8 @@ def test_unbiased_but_worse():
     whole = algorithms.reinforce(reward_to_go=False)
     assert_unbiased(whole, undiscounted)
     assert assert_variance_at_most(REINFORCE, whole, undiscounted).kind == "unbiased"
-    assert assert_variance_at_most(numpy_loss(whole_return), whole, undiscounted)  # the same, by another route
-    assert assert_variance_at_most(whole, REINFORCE, undiscounted, ratio=2.0)
+    assert_variance_at_most(numpy_loss(whole_return), whole, undiscounted)  # the same, by another route
+    assert_variance_at_most(whole, REINFORCE, undiscounted, ratio=2.0)
     message = message_of(assert_variance_at_most, whole, REINFORCE, undiscounted)
     assert message.startswith("the total variance is 1.34898 times")
     assert "times that of the other estimator, above 1: " in message
@@ -149,8 +149,8 @@ def test_single_precision_is_no_difference_of_variances():
         return REINFORCE.gradient(trajectories, MDP, POLICY, theta).astype(np.float32)
 
     assert_unbiased(single, PROBLEM)
-    assert assert_variance_at_most(single, REINFORCE, PROBLEM)
-    assert assert_variance_at_most(REINFORCE, single, PROBLEM)
+    assert_variance_at_most(single, REINFORCE, PROBLEM)
+    assert_variance_at_most(REINFORCE, single, PROBLEM)
 
 
 def test_components_that_are_rounding_are_not_named():
