@@ -46,10 +46,10 @@ def whole_return(log_probs, batch):
 
 
 def test_what_is_right_passes_and_returns_its_verdict():
-    assert_unbiased(REINFORCE, PROBLEM).kind == "unbiased"
-    assert_unbiased(REINFORCE, MDP, POLICY, THETA).kind == "unbiased"
-    assert_unbiased(numpy_loss(whole_return), PROBLEM, objective=Undiscounted()).moments.n_batches == 78
-    assert_unbiased(algorithms.rloo(), PAIR).kind == "unbiased"
+    assert assert_unbiased(REINFORCE, PROBLEM).kind == "unbiased"
+    assert assert_unbiased(REINFORCE, MDP, POLICY, THETA).kind == "unbiased"
+    assert assert_unbiased(numpy_loss(whole_return), PROBLEM, objective=Undiscounted()).moments.n_batches == 78
+    assert assert_unbiased(algorithms.rloo(), PAIR).kind == "unbiased"
     assert assert_proportional(REINFORCE, PROBLEM).kind == "unbiased"
     halved = Estimator(RewardToGo(), normaliser=Constant(2))
     assert assert_proportional(halved, PROBLEM).factor == pytest.approx(0.5)
@@ -221,7 +221,7 @@ def test_pytest_shows_the_test_and_not_the_assertion():
 def test_options_reach_the_verdict():
     behaviour = POLICY.probabilities(0 * THETA)
     message_of(assert_unbiased, REINFORCE, PROBLEM, behaviour=behaviour)
-    assert_unbiased(algorithms.rloo(), PROBLEM, group_size=2).moments.n_batches is None
+    assert assert_unbiased(algorithms.rloo(), PROBLEM, group_size=2).moments.n_batches is None
     f = numpy_loss(whole_return)
     listed = {flag: assert_unbiased(f, PAIR, exchangeable=flag).moments.n_batches for flag in (False, True)}
     assert listed == {False: 9, True: 6}

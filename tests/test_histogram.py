@@ -449,3 +449,17 @@ def test_many_prompts(shape):
     p, N = policy.probabilities(theta)[0, 1], prompts * group_size
     expected = math.fsum(math.comb(N, k) * p**k * (1 - p) ** (N - k) * math.sqrt(k * (N - k)) / N for k in range(N + 1))
     assert_exact(found.mean, np.array([-expected, expected]))
+
+
+@pytest.mark.parametrize("mdp", [examples.referee().replace(horizon=20), examples.gridworld_4x4().replace(horizon=40)])
+def test_too_many_batches_are_refused_before_all_returns_are_found(mdp, monkeypatch):
+    """After the first steps there are already too many; that each first state has at least so many is never wrong."""
+    policy = TabularSoftmax(mdp.n_states, mdp.n_actions)
+    seen = []
+    with pytest.raises(TooLargeError, match=r"from at least [0-9]+ trajectories need at least [0-9]+ evaluations"):
+        moments(algorithms.grpo(), mdp, policy, np.zeros(policy.n_parameters), group_size=4)
+    mdp = mdp.replace(horizon=4)
+    found = return_classes(algorithms.grpo(), mdp, policy, np.zeros(policy.n_parameters), check=seen.append)
+    most = np.unique(found.prompt, return_counts=True)[1]
+    assert len(seen) == 4 and max(seen[0]) < max(seen[-1])
+    assert all(len(sizes) == len(most) and np.all(sizes <= most) for sizes in seen) and seen[-1] == most.tolist()

@@ -337,15 +337,16 @@ def check_support(mdp, policy, theta, behaviour):
         )
 
 
-def check_count(sizes, limit, *, prompts, group_size, in_order):
-    """Refuse more evaluations than `limit`, or than fit into memory, before any is made."""
+def check_count(sizes, limit, *, prompts, group_size, in_order, qualified=""):
+    """Refuse more evaluations than `limit`, or than fit into memory, before any is made; numbers may be `qualified`."""
     n_batches = listing.n_batches(sizes, prompts, group_size, in_order=in_order, most=COUNTED)
-    evaluations = f"more than {COUNTED:.0e}" if n_batches > COUNTED else n_batches * prompts * group_size
+    counted = f"{qualified}{n_batches * prompts * group_size}"
+    evaluations = f"more than {COUNTED:.0e}" if n_batches > COUNTED else counted
     affordable = min(limit, MEMORY_LIMIT // BYTES_PER_EVALUATION)
     if n_batches > affordable // (prompts * group_size):
         declare = ", or declare it exchangeable if the order of its batch does not matter" if in_order else ""
         raise arguments.TooLargeError(
-            f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {sum(sizes)} trajectories need "
+            f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {qualified}{sum(sizes)} trajectories need "
             f"{evaluations} evaluations, above the limit of {affordable} (limit={limit}, and {MEMORY_LIMIT >> 20} MiB): use smaller "
             f"groups, fewer prompts or a shorter horizon{declare}"
         )

@@ -142,9 +142,12 @@ def moments_by_histogram(
             f"estimator={estimator!r} sees more than returns, or is off-policy; use moments_by_enumeration"
         )
     batches.check_sizes(estimator, mdp)
-    found = return_classes(estimator, mdp, policy, theta, covariance=covariance)
-    starts = [np.flatnonzero(found.prompt == s) for s in np.unique(found.prompt)]
     shape = {"prompts": prompts, "group_size": group_size, "in_order": False}
+    found = return_classes(
+        estimator, mdp, policy, theta, covariance=covariance,
+        check=lambda sizes: batches.check_count(sizes, limit, qualified="at least ", **shape),
+    )  # fmt: skip
+    starts = [np.flatnonzero(found.prompt == s) for s in np.unique(found.prompt)]
     batches.check_count([len(start) for start in starts], limit, **shape)
     initial = np.array([found.probability[start].sum() for start in starts])
     D, n_batches = policy.n_parameters, 0
@@ -173,7 +176,7 @@ def moments_by_histogram(
     )
 
 
-def return_classes(estimator, mdp, policy, theta, *, covariance=False):
+def return_classes(estimator, mdp, policy, theta, *, covariance=False, check=lambda sizes: None):
     """Return the classes of trajectories, by a forward recursion over (first state, state, return so far).
 
     Parameters
@@ -182,6 +185,8 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False):
         As in `moments_by_histogram`.
     covariance : bool
         Whether the second moments are wanted whole.
+    check : callable
+        Is given how many classes every first state has, after each step as far as is known then, and may refuse.
 
     Returns
     -------
@@ -219,10 +224,25 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False):
         _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         index = index.ravel()
         prompt, s, ret = prompt[node][~over][first], into[~over][first], value[~over][first]
+        check(_fewest_classes(prompt, s, ended, mdp.horizon))
         f, F, Q = (_added(x[~over], index, len(first)) for x in (f_next, F_next, Q_next))
     if not ended:  # no steps at all
         ended = [(s, ret, np.zeros(len(s), dtype=int), f, F, Q)]
     return _collected(estimator, [np.concatenate(part) for part in zip(*ended, strict=True)], mdp.horizon, square)
+
+
+def _fewest_classes(prompt, s, ended, horizon):
+    """Return how many classes each first state will have at least.
+
+    Returns that differ by now and go on from the same state will still differ.
+    """
+    went_on = np.unique(np.stack([prompt, s]), axis=1, return_counts=True)
+    over, value = (np.concatenate([part[i] for part in ended]) for i in (0, 1))
+    over = np.unique(np.stack([over, _same(value, horizon)]), axis=1)[0]
+    firsts = np.union1d(prompt, over)
+    sizes = np.zeros(len(firsts), dtype=np.intp)
+    np.maximum.at(sizes, np.searchsorted(firsts, went_on[0][0]), went_on[1])
+    return np.maximum(sizes, np.bincount(np.searchsorted(firsts, over), minlength=len(firsts))).tolist()
 
 
 def _collected(estimator, ended, horizon, square):
