@@ -235,10 +235,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(capsys, tmp_path, how, more):
         assert b"repeat the command with --resume" in err and err.endswith(b"reinforce-np: error: interrupted\n")
         assert err.count(b"\n") == 2  # nothing from the workers
     rest, whole = gone_on_with(capsys, path)
+    done = json.loads(rest)["iterations"]
     assert rest == whole and len(whole) > 500
-    assert run(capsys, *LONG, "--checkpoint", path)[0] == 2  # never over another run
+    code, _, err = run(capsys, *LONG, "--checkpoint", path)
+    assert code == 2 and "pass --resume" in err  # never over another run
     code, _, err = run(capsys, *LONG, "--checkpoint", path, "--resume", "--rate", "0.2")
     assert code == 2 and "its optimiser is" in err
+    code, _, err = run(capsys, *LONG, "--checkpoint", path, "--resume", "--algorithm", "ppo")
+    assert "its estimator is with_baseline(V, discounted_score=True), and not ppo(V, " in err
+    assert (
+        f"{done} steps of 8 episodes" in run(capsys, *LONG[:-1], "--episodes", 8, "--checkpoint", path, "--resume")[1]
+    )
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -350,4 +357,7 @@ def test_progress_is_for_terminals(monkeypatch):
         progress.close()
         assert ("2/2 iterations, 10 episodes, mean return 0.5" in terminal.text) == is_one
         assert terminal.text.endswith("\r") == is_one
+        said = terminal.text
+        progress.close()
+        assert terminal.text == said  # the line is taken away once: others may have written since
         assert os.linesep not in terminal.text

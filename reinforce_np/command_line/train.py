@@ -364,6 +364,8 @@ def check_files(options):
     """Refuse what cannot be written, before the work, so that it is not in vain."""
     if options.resume and options.checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint; pass --checkpoint FILE too")
+    if options.checkpoint is not None and os.path.lexists(options.checkpoint) and not options.resume:
+        raise ValueError(f"--checkpoint {options.checkpoint} exists; pass --resume to go on with it, or another path")
     if options.checkpoint_every < 0:
         raise ValueError(f"--checkpoint-every {options.checkpoint_every:g} is negative; pass seconds >= 0")
     if options.history is not None and not options.history.lower().endswith(SUFFIXES):
@@ -455,7 +457,7 @@ def as_text(task, done, found):
         f"Model       {model}",
         f"Policy      {words}, {policy.n_parameters} parameters",
         *[f"            ({remark})" for remark in remarks],
-        f"Training    {options.algorithm}, {_words(task.optimiser)}: {task.iterations} steps of {options.batch_size * options.accumulate} episodes, "
+        f"Training    {options.algorithm}, {_words(task.optimiser)}: {len(history)} steps of {options.batch_size * options.accumulate} episodes, "
         f"seed {done.seed.entropy}",
         "",
         *_table(history, found["path"]),

@@ -260,7 +260,7 @@ class _Run:
         source = vars(self.source) if self.finite else {"source": self.source}
         parts = {**source, "estimator": self.estimator, "optimiser": self.optimiser, "critic": self.critic,
                  "update": self.update, "batch_size": self.batch_size, "first theta": None if theta is None else np.asarray(theta, dtype=float),
-                 "evaluation": (self.evaluation.keep_theta, self.evaluation.moments)}  # fmt: skip
+                 "evaluation": dataclasses.replace(self.evaluation, every=1)}  # fmt: skip
         return {name: [fingerprint(part), words(part)] for name, part in parts.items()}
 
     def advance(self, state, recorder, seed, executor):
