@@ -2,7 +2,10 @@
 
 import sys
 
-from reinforce_np.command_line import main
-
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from reinforce_np.command_line import main
+
+        sys.exit(main())
+    except KeyboardInterrupt:  # while modules are imported
+        sys.exit(130)

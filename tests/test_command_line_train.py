@@ -13,11 +13,11 @@ import time
 import numpy as np
 import pytest
 
-from reinforce_np import TabularSoftmax, exact, examples, plots
+from reinforce_np import LinearSoftmax, TabularSoftmax, algorithms, exact, examples, plots
 from reinforce_np.command_line import main
 from reinforce_np.command_line.progress import Progress
 from reinforce_np.files import as_npz
-from reinforce_np.training import History, checkpoints
+from reinforce_np.training import SGD, Evaluation, History, checkpoints, exact_path, train
 
 FEW = ["--mdp", "referee", "--episodes", "200", "--batch-size", "20", "--seed", "1"]
 
@@ -99,6 +99,7 @@ WRONG = [
     (["--save-theta", "nowhere/theta.npy"], "its folder does not exist"),
     (["--plot", "run.gif"], "ending in .png"),
     (["--policy", "neural"], "for --mdp use tabular or linear"),
+    (["--moments", "--in-sample"], "leave one of them out"),
     (["--hidden", "3"], "--hidden 3: it needs --env"),
     (["--max-steps", "3"], "use --horizon"),
     (["--env", "CartPole-v1"], "--mdp names a model, --env a black box; pass one"),
@@ -132,6 +133,47 @@ def test_a_black_box(capsys):
         code, out, err = run(capsys, "train", "--env", "CartPole-v1", *few, *words)
         assert (code, out) == (2, "") and message in err
     assert "--mdp gymnasium:FrozenLake-v1" in run(capsys, "train", "--env", "FrozenLake-v1")[2]
+    assert "--mdp" not in run(capsys, "train", "--env", "Blackjack-v1")[2]  # it has no table
+    code, _, err = run(capsys, "train", "--env", "Pendulum-v1", "--algorithm", "ppo", "--entropy", "0.1")
+    assert code == 2 and "--entropy 0.1" in err
+    out = run(
+        capsys,
+        "train",
+        "--env",
+        "CartPole-v1",
+        *few[:-2],
+        "--episodes",
+        "16",
+        "--max-steps",
+        "5",
+        "--test-episodes",
+        "0",
+    )[1]
+    assert out.endswith("Result      after 16 episodes: mean return 5 of the last batch\n")
+
+
+@pytest.mark.parametrize(
+    "space, name",
+    [("MultiDiscrete([2, 3])", None), ("MultiBinary(3)", None), ("Box(0, float('inf'), (2,))", "gaussian")],
+)
+def test_actions_of_other_kinds(capsys, tmp_path, monkeypatch, space, name):
+    gymnasium = pytest.importorskip("gymnasium")
+
+    class Still(gymnasium.Env):
+        observation_space = gymnasium.spaces.Box(-1, 1, (2,))
+        action_space = eval(space, vars(gymnasium.spaces) | {"float": float})
+
+        def reset(self, *, seed=None, options=None):
+            return np.zeros(2, dtype=np.float32), {}
+
+        def step(self, action):
+            return np.zeros(2, dtype=np.float32), 1.0, True, False, {}
+
+    gymnasium.register("Still-v0", entry_point=Still)
+    code, out, err = run(capsys, "train", "--env", "Still-v0", "--episodes", "4", "--batch-size", "2")
+    gymnasium.registry.pop("Still-v0")
+    assert (code, f"{name} policy" in out) == ((2, False) if name is None else (0, True))
+    assert (space.partition("(")[0] in err) == (name is None)
 
 
 def test_files_are_written(capsys, tmp_path):
@@ -193,10 +235,17 @@ def test_a_killed_run_goes_on_to_the_same_bits(capsys, tmp_path, how, more):
         assert b"repeat the command with --resume" in err and err.endswith(b"reinforce-np: error: interrupted\n")
         assert err.count(b"\n") == 2  # nothing from the workers
     rest, whole = gone_on_with(capsys, path)
+    done = json.loads(rest)["iterations"]
     assert rest == whole and len(whole) > 500
-    assert run(capsys, *LONG, "--checkpoint", path)[0] == 2  # never over another run
+    code, _, err = run(capsys, *LONG, "--checkpoint", path)
+    assert code == 2 and "pass --resume" in err  # never over another run
     code, _, err = run(capsys, *LONG, "--checkpoint", path, "--resume", "--rate", "0.2")
     assert code == 2 and "its optimiser is" in err
+    code, _, err = run(capsys, *LONG, "--checkpoint", path, "--resume", "--algorithm", "ppo")
+    assert "its estimator is with_baseline(V, discounted_score=True), and not ppo(V, " in err
+    assert (
+        f"{done} steps of 8 episodes" in run(capsys, *LONG[:-1], "--episodes", 8, "--checkpoint", path, "--resume")[1]
+    )
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------
@@ -231,11 +280,52 @@ def test_a_picture_is_drawn(capsys, tmp_path, monkeypatch, kind):
         assert np.isfinite(np.array(line.get_ydata(), dtype=float)).all()
 
 
+def test_a_plateau_of_a_landscape_is_one_level():
+    """J = −200 to rounding over most of the plane: what is a digit below must not be left white."""
+    pytest.importorskip("matplotlib")
+    mdp, policy = examples.short_corridor().replace(horizon=200), LinearSoftmax(examples.action_features(4, 2))
+    ax = plots.landscape(mdp, policy, {"far": np.array([[0.0, 0.0], [-30.0, 30.0]])}, resolution=12)
+    filled = ax.collections[0]
+    assert filled.zmin >= filled.levels[0]
+
+
+def test_curves_beside_the_exact_gradient_are_discounted_like_it():
+    pytest.importorskip("matplotlib")
+    mdp, policy = examples.referee(), TabularSoftmax(3, 3)
+    run = train(
+        (mdp, policy),
+        algorithms.reinforce(),
+        SGD(0.1),
+        iterations=3,
+        batch_size=9,
+        evaluation=Evaluation(every=0),
+        rng=0,
+    )
+    for path, earned, word in (
+        (None, run.history.mean_return, "mean return"),
+        (exact_path(mdp, policy, SGD(0.1), iterations=3), run.history.discounted_return, "mean discounted return"),
+    ):
+        ax = plots.learning_curves({str(i): [run.history] for i in range(7)}, path)
+        assert ax.get_ylabel().startswith(word) and word in ax.get_title(loc="left")
+        assert np.array_equal(ax.lines[1].get_ydata(), earned)
+        looks = {(line.get_color(), line.get_linestyle()) for line in ax.lines if line.get_linewidth() == 2}
+        assert len(looks) == 7
+
+
+def test_a_model_of_two_states_and_two_actions_has_a_landscape(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(plots, "image", lambda draw, _, path: (draw(None), b"\x89PNG")[1])
+    examples.kakade_two_state().save(tmp_path / "two.json")
+    words = ["--mdp", tmp_path / "two.json", "--steps", "2", "--horizon", "3", "--out", tmp_path / "two.png"]
+    assert run(capsys, "plot", "landscape", *words)[0] == 0
+
+
 def test_pictures_are_refused(capsys):
     assert "--out" in run(capsys, "plot", "cloud")[2]
     assert "ending in .png" in run(capsys, "plot", "cloud", "--out", "x.gif")[2]
     assert run(capsys, "plot")[0] == 2
     pytest.importorskip("matplotlib")
+    assert "its folder does not exist" in run(capsys, "plot", "cloud", "--out", "nowhere/x.png")[2]
     assert "a landscape needs 2" in run(capsys, "plot", "landscape", "--mdp", "referee", "--out", "x.png")[2]
     assert "pass each once" in run(capsys, "plot", "learning", "--algorithm", "reinforce,a3c", "--out", "x.png")[2]
 
@@ -267,4 +357,7 @@ def test_progress_is_for_terminals(monkeypatch):
         progress.close()
         assert ("2/2 iterations, 10 episodes, mean return 0.5" in terminal.text) == is_one
         assert terminal.text.endswith("\r") == is_one
+        said = terminal.text
+        progress.close()
+        assert terminal.text == said  # the line is taken away once: others may have written since
         assert os.linesep not in terminal.text

@@ -420,16 +420,26 @@ def test_environments_are_made_as_needed_and_closed_when_others_come():
 class Broken(Clock):
     """A clock with one thing wrong."""
 
-    def __init__(self, observation=(0.0,) * 3, reward=1.0, action_space=None):
-        self.seen, self.reward = observation, reward
+    def __init__(self, observation=(0.0,) * 3, reward=1.0, action_space=None, results=5, first=((0.0,) * 3, {})):
+        self.seen, self.reward, self.results, self.first = observation, reward, results, first
         if action_space is not None:
             self.action_space = action_space
 
     def reset(self, *, seed=None):
-        return (0.0,) * 3, {}
+        return self.first
 
     def step(self, action):
-        return self.seen, self.reward, False, False, {}
+        return (self.seen, self.reward, False, False, {"lap": 1})[-self.results :]
+
+
+class Forgetful(Clocks):
+    """A vector environment of old: it does not say what was truncated."""
+
+    def __init__(self):
+        super().__init__(2, "NextStep")
+
+    def step(self, actions):
+        return super().step(actions)[1:]
 
 
 def source_of(*arguments, policy=POLICY, **options):
@@ -449,6 +459,17 @@ REFUSED = {
     "observation": (lambda: draw_of((0.0, np.nan, 0.0)), "nan in component 1"),
     "no array": (lambda: draw_of({"camera": 1}), "FlattenObservation"),
     "reward": (lambda: draw_of((0.0,) * 3, np.inf), "reward=inf"),
+    "reward of an array": (lambda: draw_of((0.0,) * 3, np.ones(1)), r"rewards of shape \(1,\)"),
+    "reward in words": (lambda: draw_of((0.0,) * 3, "much"), "no number"),
+    "old step": (lambda: draw_of((0.0,) * 3, 1.0, None, 4), "env.step returned 4"),
+    "old reset": (lambda: draw_of((0.0,) * 3, 1.0, None, 5, np.zeros(3)), "env.reset returned ndarray"),
+    "old reset of two": (lambda: draw_of((0.0,) * 3, 1.0, None, 5, [0.0, 1.0]), "env.reset returned list"),
+    "old vector": (lambda: EnvironmentSource(Forgetful(), POLICY, gamma=1.0).draw(THETA, 2), "env.step returned 4"),
+    "two axes": (
+        lambda: draw_of((0.0,) * 3, 1.0, None, 5, (np.zeros((2, 4)), {})),
+        r"shape \(2, 4\), 8 numbers laid flat",
+    ),
+    "nothing made": (lambda: EnvironmentSource(lambda: None, POLICY, gamma=1.0).draw(THETA, 2), "made None"),
     "number of actions": (lambda: draw_of((0.0,) * 3, 1.0, Space(n=2)), "policy has 3 actions"),
     "continuous": (lambda: draw_of((0.0,) * 3, 1.0, Space(low=0.0, high=1.0, shape=(3,))), "policy has 3 actions"),
     "endless": (lambda: draw_of(lanes=1), "max_steps"),
@@ -533,6 +554,17 @@ def test_gymnasium_actions_and_observations_of_other_kinds():
         EnvironmentSource("Nowhere-v7", cards, gamma=1.0).draw(np.zeros(16), 1)
     with pytest.raises(ValueError, match="Discrete"):
         EnvironmentSource("Blackjack-v1", torque, gamma=1.0).draw(np.zeros(4), 1)
+
+
+def test_an_id_may_name_the_module_that_registers_it(tmp_path, monkeypatch):
+    pytest.importorskip("gymnasium")
+    (tmp_path / "registering.py").write_text(
+        "import gymnasium\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "gymnasium.register('Elsewhere-v0', entry_point=CartPoleEnv, max_episode_steps=3)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    source = EnvironmentSource("registering:Elsewhere-v0", FeatureSoftmax(CART, 2), gamma=1.0)
+    assert source.draw(np.zeros(10), 2, rng=0).trajectories.lengths.tolist() == [3, 3]
 
 
 def test_an_id_without_gymnasium_names_the_extra(monkeypatch):

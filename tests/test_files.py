@@ -586,3 +586,14 @@ def test_an_interrupt_just_after_the_file_was_renamed_is_that_interrupt(tmp_path
     with pytest.raises(KeyboardInterrupt), disk.replacing(path) as stream:
         stream.write(b"whole")
     assert path.read_bytes() == b"whole"
+
+
+def test_an_interrupt_between_a_file_and_its_first_byte_leaves_nothing_behind(tmp_path, monkeypatch):
+    def stopped(*arguments):
+        open(*arguments).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(disk, "open", stopped, raising=False)
+    with pytest.raises(KeyboardInterrupt), disk.replacing(tmp_path / "run.npz"):
+        pass
+    assert list(tmp_path.iterdir()) == []

@@ -103,6 +103,10 @@ def test_clipping_keeps_the_direction(gradient, limit):
     assert clipped(gradient, None) is gradient
 
 
+def test_clipping_a_gradient_too_large_to_be_squared():
+    np.testing.assert_allclose(clipped(np.array([3e200, -4e200]), 1.0), [0.6, -0.8], rtol=1e-15)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [

@@ -78,7 +78,7 @@ def test_the_opening_is_the_real_output():
 
 
 SMALLER = {  # options that take a fraction of the time; tests/test_command_line_train.py has the rest
-    "train": {None: ["--episodes", "200"]},
+    "train": {"--env": ["--episodes", "100", "--max-steps", "20"], None: ["--episodes", "200"]},
     "plot": {"learning": ["--episodes", "200", "--runs", "2"], "cloud": ["--batches", "20"], "landscape": ["--steps", "5"], None: []},
 }  # fmt: skip
 

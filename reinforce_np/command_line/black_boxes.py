@@ -53,10 +53,16 @@ def black_box(options, group_size):
             raise ValueError(f"--{name} {getattr(options, name)}: {other}")
     observed, acting = _spaces(options.env)
     low, high = _bounds(options, observed)
-    name = options.policy or ("linear" if hasattr(acting, "n") else "gaussian")
+    discrete = hasattr(acting, "n") and not acting.shape  # MultiBinary has an n too
+    if not discrete and not hasattr(acting, "low"):
+        raise ValueError(
+            f"--env {options.env}: its actions are {acting}, neither Discrete nor a Box; wrap it, and pass a function that "
+            "makes it to EnvironmentSource in Python"
+        )
+    name = options.policy or ("linear" if discrete else "gaussian")
     if name not in POLICIES:
         raise ValueError(f"--policy {name}: a black box has no table of states; use --policy {' or '.join(POLICIES)}")
-    if (name == "gaussian") == hasattr(acting, "n"):
+    if (name == "gaussian") == discrete:
         right = "gaussian" if name != "gaussian" else "linear or neural"
         raise ValueError(f"--policy {name}: the actions of {options.env} are {acting}; use --policy {right}")
     if options.hidden is not None and name != "neural":
@@ -69,7 +75,15 @@ def black_box(options, group_size):
     elif name == "neural":
         policy = NeuralSoftmax(basis, int(acting.n), hidden)
     else:
-        policy = GaussianPolicy(basis, int(np.prod(acting.shape)), low=np.ravel(acting.low), high=np.ravel(acting.high))
+        bounds = {"low": np.ravel(acting.low), "high": np.ravel(acting.high)}
+        if not np.isfinite(list(bounds.values())).all():
+            bounds = {}  # there is nothing to squash into; the environment's bounds clip, where it has some
+        if bounds and options.entropy:
+            raise ValueError(
+                f"--entropy {options.entropy:g}: the entropy of actions squashed into the bounds of {options.env} has no closed "
+                "form; leave it out"
+            )
+        policy = GaussianPolicy(basis, int(np.prod(acting.shape)), **bounds)
     gamma = models.DEFAULT_GAMMA if options.gamma is None else options.gamma
     remarks = () if options.gamma is not None else (f"gamma {gamma}: environments name none (choose with --gamma)",)
     source = EnvironmentSource(
@@ -98,12 +112,13 @@ def _spaces(env_id):
         env = gymnasium.make(env_id)
     except gymnasium.error.Error as error:
         raise ValueError(f"--env {env_id}: {error}") from None
-    observed, acting = env.observation_space, env.action_space
+    observed, acting, has_table = env.observation_space, env.action_space, hasattr(env.unwrapped, "P")
     env.close()
     if getattr(observed, "shape", None) is None or not hasattr(observed, "low"):
-        raise ValueError(
-            f"--env {env_id}: its observations are {observed}, not arrays; for a toy-text environment pass --mdp gymnasium:{env_id}"
-        )
+        remedy = "wrap it, and pass a function that makes it to EnvironmentSource in Python"
+        if has_table:
+            remedy = f"it has a table of its dynamics: pass --mdp gymnasium:{env_id}"
+        raise ValueError(f"--env {env_id}: its observations are {observed}, not a Box; {remedy}")
     return observed, acting
 
 

@@ -10,7 +10,6 @@ from reinforce_np.command_line import models, recipes, train
 from reinforce_np.environments import ModelSource
 from reinforce_np.estimators import GAE, Estimator, RewardToGo, algorithms
 from reinforce_np.exact import values
-from reinforce_np.examples import CATALOGUE
 from reinforce_np.files.disk import replacing
 from reinforce_np.policies import LinearSoftmax
 from reinforce_np.training import SGD, Evaluation, NaturalGradient, clouds, exact_fisher, exact_path
@@ -186,12 +185,9 @@ def landscape(options):
 def _two_parameters(options):
     """Return model, policy with two parameters, start, and the names of the parameters."""
     name = options.mdp.replace("-", "_")
-    own = CATALOGUE.get(name)
-    start = options.theta
-    options.theta = "zeros" if start is None else start
-    if own is not None and options.features is None and own().probability.shape[:2] == (2, 2):
-        options.theta = "zeros"
-        mdp = models.problem(options).mdp
+    start, options.theta = options.theta, "zeros"
+    mdp = models.problem(options).mdp
+    if options.features is None and mdp.probability.shape[:2] == (2, 2):
         features = np.zeros((2, 2, 2))
         features[[0, 1], 0, [0, 1]] = 1.0  # θ_s is the log-odds of action 0 in state s
         policy = LinearSoftmax(features)
@@ -199,6 +195,7 @@ def _two_parameters(options):
         options.theta = start
         theta = np.array(CORNERS.get(name, (0.0, 0.0))) if start is None else models.theta_of(options, policy)
         return mdp, policy, theta, names
+    options.theta = "zeros" if start is None else start
     problem = models.problem(options)
     if problem.policy.n_parameters != 2:
         raise ValueError(
@@ -212,6 +209,7 @@ def check_picture(options):
     """Refuse a file that cannot be drawn, before the work."""
     if not options.out.lower().endswith(plots.PICTURES):
         raise ValueError(f"--out {options.out}: pass a file ending in {', '.join(plots.PICTURES)}")
+    train.check_place("out", options.out)
     plots.matplotlib_figure()
 
 

@@ -46,6 +46,7 @@ class Progress:
         elif self.width:
             self.stream.write("\r" + " " * self.width + "\r")
             self.stream.flush()
+            self.width = 0
 
 
 def _tqdm(total, stream):

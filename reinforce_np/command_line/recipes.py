@@ -62,6 +62,9 @@ class OfV:
     algorithm: Callable
     fixed: tuple
 
+    def __repr__(self):
+        return f"{self.algorithm.__name__.strip('_')}(V, {', '.join(f'{name}={value}' for name, value in self.fixed)})"
+
     def __call__(self, V):
         """Return the Estimator with V as its baseline or critic."""
         return self.algorithm(V, **dict(self.fixed))

@@ -228,7 +228,7 @@ def run(options):
             done = task.train(executor, checkpoint, progress)
     except KeyboardInterrupt:
         progress.close()
-        if checkpoint is not None:
+        if checkpoint is not None and os.path.exists(checkpoint.path):
             _say(f"stopped; {checkpoint.path} has the run so far: repeat the command with --resume to go on")
         raise
     finally:
@@ -364,6 +364,8 @@ def check_files(options):
     """Refuse what cannot be written, before the work, so that it is not in vain."""
     if options.resume and options.checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint; pass --checkpoint FILE too")
+    if options.checkpoint is not None and os.path.lexists(options.checkpoint) and not options.resume:
+        raise ValueError(f"--checkpoint {options.checkpoint} exists; pass --resume to go on with it, or another path")
     if options.checkpoint_every < 0:
         raise ValueError(f"--checkpoint-every {options.checkpoint_every:g} is negative; pass seconds >= 0")
     if options.history is not None and not options.history.lower().endswith(SUFFIXES):
@@ -375,18 +377,19 @@ def check_files(options):
             raise ValueError(f"--plot {options.plot}: pass a file ending in {', '.join(plots.PICTURES)}")
         plots.matplotlib_figure()
     for name in ("checkpoint", "history", "save_theta", "plot"):
-        path = getattr(options, name)
-        folder = os.path.dirname(os.path.abspath(path)) if path is not None else "."
-        if not os.path.isdir(folder) or (path is not None and os.path.isdir(path)):
-            raise ValueError(
-                f"--{name.replace('_', '-')} {path}: its folder does not exist, or it is one; pass the path of a file"
-            )
+        check_place(name.replace("_", "-"), getattr(options, name))
     if options.env is not None:
         for name in ("exact_path", "moments"):
             if getattr(options, name):
                 raise ValueError(
                     f"--{name.replace('_', '-')}: nothing is known exactly of the black box --env {options.env}; use --mdp"
                 )
+
+
+def check_place(option, path):
+    """Refuse a path at which no file can be written."""
+    if path is not None and (not os.path.isdir(os.path.dirname(os.path.abspath(path))) or os.path.isdir(path)):
+        raise ValueError(f"--{option} {path}: its folder does not exist, or it is one; pass the path of a file")
 
 
 @contextlib.contextmanager
@@ -454,7 +457,7 @@ def as_text(task, done, found):
         f"Model       {model}",
         f"Policy      {words}, {policy.n_parameters} parameters",
         *[f"            ({remark})" for remark in remarks],
-        f"Training    {options.algorithm}, {_words(task.optimiser)}: {task.iterations} steps of {options.batch_size * options.accumulate} episodes, "
+        f"Training    {options.algorithm}, {_words(task.optimiser)}: {len(history)} steps of {options.batch_size * options.accumulate} episodes, "
         f"seed {done.seed.entropy}",
         "",
         *_table(history, found["path"]),
@@ -514,4 +517,4 @@ def _sentence(task, done, found):
         parts.append(
             f"{first}mean return {test['mean_return']:.4g} over {test['episodes']} new episodes ({test['lowest']:.4g} to {test['highest']:.4g})"
         )
-    return "; ".join(parts)
+    return "; ".join(parts) or f"after {n} episodes: mean return {done.history.mean_return[-1]:.4g} of the last batch"

@@ -179,11 +179,13 @@ def collect_singles(environments, source, act, seeds, rng):
     lanes = list(environments[: len(seeds)])
     begun = len(lanes)
     episode, length = np.arange(begun), np.zeros(begun, dtype=np.intp)
-    observations = as_rows([env.reset(seed=seed)[0] for env, seed in zip(lanes, seeds)], begun)
+    seen = [first_seen(env.reset(seed=seed)) for env, seed in zip(lanes, seeds)]
+    observations = as_rows(seen, begun)
+    check_readable(observations, np.shape(seen[0]), source.policy)
     steps, finals = [], []
     while lanes:
         actions, log_probabilities = act(observations, rng)
-        results = [env.step(action) for env, action in zip(lanes, one_by_one(given(actions)))]
+        results = [whole_step(env.step(action)) for env, action in zip(lanes, one_by_one(given(actions)))]
         following, rewards, terminated, truncated = read_results(*list(zip(*results))[:4])
         length = length + 1
         truncated |= length == source.max_steps
@@ -224,13 +226,15 @@ def collect_vector(env, source, act, n, rng):
     refuse_single_options(env, source)
     given = action_converter(getattr(env, "single_action_space", None), source.policy)
     mode, L = autoreset_mode(env), env.num_envs
-    observations = as_rows(env.reset(seed=int(rng.integers(SEEDS - L)))[0], L)
+    seen = first_seen(env.reset(seed=int(rng.integers(SEEDS - L))))
+    observations = as_rows(seen, L)
+    check_readable(observations, np.shape(seen)[1:], source.policy)
     episode = np.where(np.arange(L) < n, np.arange(L), IDLE)
     begun, length, dummy = min(L, n), np.zeros(L, dtype=np.intp), np.zeros(L, dtype=bool)
     steps, finals = [], []
     while (episode != IDLE).any():
         actions, log_probabilities = act(observations, rng)
-        *results, info = env.step(given(actions))
+        *results, info = whole_step(env.step(given(actions)))
         following, rewards, terminated, truncated = read_results(*results)
         live = (episode != IDLE) & ~dummy
         length = (length + 1) * live
@@ -252,11 +256,51 @@ def collect_vector(env, source, act, n, rng):
 
 def read_results(observations, rewards, terminated, truncated):
     """Return what a step returned as arrays (B, d) and (B,)."""
-    rewards = np.array(rewards, dtype=np.float64)
+    try:
+        rewards = np.array(rewards, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"env paid a reward that is no number ({error}); return one number a step") from None
+    if rewards.shape != np.shape(terminated)[:1]:
+        raise ValueError(f"env paid rewards of shape {rewards.shape[1:]} a step; return one number, not an array")
     if not np.isfinite(rewards).all():
         (i,) = arguments.first_index(~np.isfinite(rewards))
         raise ValueError(f"env paid reward={rewards[i]} in lane {i}; it must be a finite number")
     return as_rows(observations, len(rewards)), rewards, np.array(terminated, bool), np.array(truncated, bool)
+
+
+def whole_step(result):
+    """Refuse the four results of old Gym, whose info would be taken for ``truncated``."""
+    if not isinstance(result, tuple | list) or len(result) != 5:
+        n = len(result) if isinstance(result, tuple | list) else type(result).__name__
+        raise ValueError(
+            f"env.step returned {n} and not (observation, reward, terminated, truncated, info); wrap the environment so that it "
+            "tells termination from truncation"
+        )
+    return result
+
+
+def first_seen(result):
+    """Return the observation of a ``reset``, refusing old Gym's, which returns nothing else."""
+    if (
+        not isinstance(result, tuple | list)
+        or len(result) != 2
+        or isinstance(result[1], float | int | np.generic | np.ndarray)
+    ):
+        raise ValueError(
+            f"env.reset returned {type(result).__name__}, and not (observation, info); wrap the environment"
+        )
+    return result[0]
+
+
+def check_readable(rows, shape, policy):
+    """Say what the environment shows, where the features can only say that it does not fit."""
+    try:
+        getattr(policy, "features", np.asarray)(rows[:1])
+    except ValueError as error:
+        raise ValueError(
+            f"env returned an observation of shape {shape}, {rows.shape[1]} numbers laid flat, which the features of the policy "
+            f"do not fit ({error}); build the policy for it"
+        ) from None
 
 
 def as_rows(observations, n):
@@ -355,6 +399,8 @@ def made(source, n):
     """Make environments: one vector environment, or a list of `n` single ones."""
     make = make_of(source) if isinstance(source.env, str) else source.env
     first = make()
+    if not hasattr(first, "step") or not hasattr(first, "reset"):
+        raise TypeError(f"env={source.env!r} made {first!r}, which has no reset and step; return an environment")
     if hasattr(first, "num_envs"):
         return first
     return [first] + [make() for _ in range(n - 1)]
@@ -371,12 +417,13 @@ def make_of(source):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # a deprecated id warns first and raises then
-            spec = gymnasium.spec(source.env)
+            env = gymnasium.make(source.env)  # says what is wrong with an id, or which package is missing
+            spec: Any = env.spec  # gymnasium.spec knows no ids of the form module:name
+            env.close()
             if spec.vector_entry_point is not None and source.group_size == 1 and source.max_steps is None:
                 return lambda: gymnasium.make_vec(
                     source.env, num_envs=source.lanes, vectorization_mode="vector_entry_point"
                 )
-            gymnasium.make(source.env).close()  # says what is wrong with an id, or which package is missing
     except (gymnasium.error.Error, ImportError) as error:
         raise ValueError(f"env={source.env!r} cannot be made: {error}") from error
     return lambda: gymnasium.make(source.env, disable_env_checker=True)

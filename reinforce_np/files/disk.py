@@ -15,17 +15,17 @@ def replacing(path):
     # In the same folder, since a file can only be renamed at once inside one file system.
     temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
     try:
-        stream = open(temporary, "xb")  # noqa: SIM115 - closed below, before the file is renamed
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, path) from None  # the caller does not know the temporary name
-    try:
+        try:
+            stream = open(temporary, "xb")  # noqa: SIM115 - closed below, before the file is renamed
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, path) from None  # the caller does not know the temporary name
         with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, target)
     except BaseException:  # also an interrupt
-        with contextlib.suppress(FileNotFoundError):  # one that came when the file had just been renamed
+        with contextlib.suppress(OSError):  # there is none yet, or no longer
             os.unlink(temporary)
         raise
 

@@ -31,8 +31,10 @@ def learning_curves(histories, path=None, ax=None):
     """
     ax, ends, last = axes(ax), [], {}
     exactly = all(len(run.evaluated) > 1 for runs in histories.values() for run in runs)
-    for (name, runs), colour in zip(histories.items(), COLOURS * len(histories), strict=False):
-        earned = np.array([run.discounted_return if exactly else run.mean_return for run in runs])
+    discounted = exactly or path is not None  # as J is
+    for i, (name, runs) in enumerate(histories.items()):
+        colour, dotted = COLOURS[i % len(COLOURS)], i >= len(COLOURS)
+        earned = np.array([run.discounted_return if discounted else run.mean_return for run in runs])
         for one in earned[: 1 if exactly else None]:
             ax.plot(runs[0].iteration, one, color=colour, alpha=0.35, linewidth=0.7, zorder=1)
         if exactly:
@@ -43,9 +45,9 @@ def learning_curves(histories, path=None, ax=None):
             x = runs[0].iteration[width - 1 :]
         if len(runs) > 1:
             ax.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
-        ax.plot(x, y.mean(axis=0), color=colour, linewidth=2, zorder=3)
+        ax.plot(x, y.mean(axis=0), color=colour, linewidth=2, linestyle=(0, (1, 1)) if dotted else "-", zorder=3)
         last[name] = float(y.mean(axis=0)[-1])
-        ends.append((float(x[-1]), last[name], name, colour))
+        ends.append((float(x[-1]), last[name], name + " (dotted)" * dotted, colour))
     if path is not None:
         ax.plot(path.objective, color=BLACK, linewidth=1.6, linestyle=(0, (4, 2)), zorder=2)
         ends.append((len(path.objective) - 1.0, float(path.objective[-1]), "exact gradient", BLACK))
@@ -53,19 +55,19 @@ def learning_curves(histories, path=None, ax=None):
     one, runs_each = next(iter(histories.values()))[0], max(len(runs) for runs in histories.values())
     axis_names(
         ax,
-        f"updates, each of {episodes // len(one):,} episodes"
+        f"batches of {episodes // len(one):,} episodes"
         + (f"\nband: range of {runs_each} runs" if runs_each > 1 else ""),
         "J(θ), exact (thick); mean return of each batch (thin)"
         if exactly
-        else "mean return of a batch; thick: moving average",
+        else f"mean {'discounted ' * discounted}return of a batch; thick: moving average",
     )
     best = max(last, key=last.__getitem__)
-    what = "J" if exactly else "a mean return of"
+    what = "J" if exactly else f"a mean {'discounted ' * discounted}return of"
     says = f"{best} reaches {what}\u00a0{'=' if exactly else ''}\u00a0{last[best]:.3g} after {episodes:,} episodes".replace(
         "\u00a0\u00a0", "\u00a0"
     )
     if path is not None:
-        says += f"; the exact gradient {path.objective[-1]:.3g} in as many updates"
+        says += f"; the exact gradient {path.objective[-1]:.3g}, one step a batch"
     return finished(ax, says, ends)
 
 
@@ -160,8 +162,11 @@ def landscape(mdp, policy, paths, ax=None, *, names=("θ₁", "θ₂"), resoluti
     sides = [np.linspace(a - p, b + p, resolution) for a, b, p in zip(low, high, pad, strict=True)]
     grid = np.stack(np.meshgrid(*sides), axis=-1)
     J = np.array([exact.objective(mdp, policy, row) for row in grid])
+    J = np.round(
+        J, 9 - int(np.ceil(np.log10(np.abs(J).max() or 1.0)))
+    )  # else rounding takes a plateau below the lowest level
     filled = ax.contourf(*sides, J, levels=24, cmap="Greys_r", alpha=0.55)
-    ax.contour(*sides, J, levels=12, colors="white", linewidths=0.6)
+    ax.contour(*sides, J, levels=12, colors="white", linewidths=0.6, linestyles="solid")
     bar = ax.figure.colorbar(filled, ax=ax, pad=0.02)
     bar.set_label("J(θ), exact")
     last = {}

@@ -228,6 +228,8 @@ def _check_identity(found, identity):
         if here is None or not isinstance(there, list) or len(there) != 2 or here[0] != there[0]:
             said = [part[1] if isinstance(part, list) and len(part) == 2 else "absent" for part in (there, here)]
             difference = f"{said[0]}, and not {said[1]}" if said[0] != said[1] else f"another {said[0]}"
+            if name == "source" and said[0] == said[1]:
+                difference = f"another, or was stepped since (pass a function that makes the environment): {said[0]}"
             raise arguments.FileFormatError(
                 f"it was written by another run: its {name} is {str(difference)[:300]}; go on with the same, or take another file"
             )

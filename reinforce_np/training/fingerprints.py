@@ -31,7 +31,7 @@ def fingerprint(value):
     True
     """
     digest = hashlib.sha256()
-    _feed(digest.update, value, depth=0)
+    _feed(digest.update, value, inside=())
     return digest.hexdigest()
 
 
@@ -41,10 +41,14 @@ def words(value):
     return text if len(text) <= WORDS else text[: WORDS - 3] + "..."
 
 
-def _feed(update, value, depth):
-    if depth > 50:
+def _feed(update, value, inside):
+    """Digest a value; `inside` are the ids of what it is a part of."""
+    if len(inside) > 50:
         raise ValueError("what defines the run is nested more than 50 deep; pass plain records, arrays and numbers")
-    inner = functools.partial(_feed, update, depth=depth + 1)
+    if id(value) in inside:  # an object that holds itself
+        update(f"outer:{inside.index(id(value))};".encode())
+        return
+    inner = functools.partial(_feed, update, inside=(*inside, id(value)))
     if value is None or isinstance(value, bool | int | float | complex | str | bytes | np.generic):
         update(f"{type(value).__name__}:{value!r};".encode())
     elif isinstance(value, np.ndarray) and value.dtype.kind != "O":

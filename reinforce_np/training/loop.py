@@ -24,7 +24,7 @@ from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
 from reinforce_np.training.fingerprints import fingerprint, words
 from reinforce_np.training.history import History, Recorder
-from reinforce_np.training.optimisers import clipped
+from reinforce_np.training.optimisers import clipped, length
 from reinforce_np.training.updates import Update, divergence, minibatches
 
 DRAWING, SHUFFLING = 0, 1  # which child of an iteration's seed
@@ -152,7 +152,8 @@ def train(
     run = _Run(as_source(source), estimator, optimiser, _size(source, batch_size), update, critic, evaluation)
     iterations = arguments.integer("iterations", iterations)
     seed = None if rng is None else seed_sequence(rng)
-    n_parameters, identity = run.n_parameters(theta), run.identity(theta)
+    n_parameters = run.n_parameters(theta)
+    identity = None if checkpoint is None else run.identity(theta)
     if checkpoint is not None and checkpoint.resume and checkpoints.exists(checkpoint.path):
         kinds = type(optimiser.start(np.zeros(n_parameters))), getattr(critic, "State", None)
         state, history, seed = checkpoints.read(checkpoint.path, identity, seed, n_parameters, *kinds)
@@ -221,6 +222,11 @@ class _Run:
                 "critic=... learns V, so estimator must be a function from V to an Estimator, such as "
                 "algorithms.reinforce_with_baseline or lambda V: Estimator(GAE(V, 0.95)); an Estimator was passed"
             )
+        if self.evaluation.moments and getattr(self.critic, "in_sample", False):
+            raise ValueError(
+                "in_sample=True makes V depend on the batch, and evaluation.moments holds for a V that does not: leave one of "
+                "them out, or judge a function that fits and estimates"
+            )
         if self.evaluation.moments and self.critic is None and not isinstance(self.estimator, Estimator):
             raise TypeError(
                 "evaluation.moments needs an Estimator, whose moments are known; your own function has none here"
@@ -254,7 +260,7 @@ class _Run:
         source = vars(self.source) if self.finite else {"source": self.source}
         parts = {**source, "estimator": self.estimator, "optimiser": self.optimiser, "critic": self.critic,
                  "update": self.update, "batch_size": self.batch_size, "first theta": None if theta is None else np.asarray(theta, dtype=float),
-                 "evaluation": (self.evaluation.keep_theta, self.evaluation.moments)}  # fmt: skip
+                 "evaluation": dataclasses.replace(self.evaluation, every=1)}  # fmt: skip
         return {name: [fingerprint(part), words(part)] for name, part in parts.items()}
 
     def advance(self, state, recorder, seed, executor):
@@ -324,8 +330,9 @@ class _Run:
                     return theta, optimiser, {"gradient_norm": norm, "updates": steps}
                 here = dataclasses.replace(draw, trajectories=part)
                 gradient = estimate(here, theta)
-                norm = norm if steps else float(np.linalg.norm(gradient))
-                theta, optimiser = self.optimiser.step(theta, clipped(gradient, self.update.clip_norm), optimiser, here)
+                norm, gradient = norm if steps else length(gradient), clipped(gradient, self.update.clip_norm)
+                with np.errstate(over="ignore", invalid="ignore"):  # said below
+                    theta, optimiser = self.optimiser.step(theta, gradient, optimiser, here)
                 if np.isnan(theta).any() or np.isposinf(theta).any():
                     raise ValueError(
                         f"theta left float64 after {state.iteration} iterations and {steps} steps on the batch (gradient of length "
