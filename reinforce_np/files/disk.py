@@ -13,7 +13,10 @@ def replacing(path):
     """Open a temporary file that takes the place of `path` when all went well, and is removed otherwise."""
     target = os.path.realpath(path)  # a link stays a link
     # In the same folder, since a file can only be renamed at once inside one file system.
-    temporary = os.path.join(os.path.dirname(target), f".{secrets.token_hex(8)}.tmp")
+    folder, name = os.path.split(target)
+    temporary = os.path.join(
+        folder, f".{name[:50]}.{secrets.token_hex(8)}.tmp"
+    )  # left behind only if killed: it says whose
     try:
         try:
             stream = open(temporary, "xb")  # noqa: SIM115 - closed below, before the file is renamed
