@@ -1,8 +1,15 @@
 """Settings of the whole suite: reproducible Hypothesis examples, and no silent floating-point errors."""
 
-import hypothesis
-import numpy as np
-import pytest
+import gc
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # on matrices this small a second thread only waits, at full speed
+
+import hypothesis  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+gc.disable()  # until everything is imported and collected, which makes no garbage
 
 hypothesis.settings.register_profile(
     "suite",
@@ -14,6 +21,12 @@ hypothesis.settings.register_profile(
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_finish():
+    """Modules and collected tests stay to the end: the garbage collector need not walk them again and again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)
