@@ -27,6 +27,7 @@ hypothesis.settings.load_profile("suite")
 def pytest_collection_finish():
     """Modules and collected tests stay to the end: the garbage collector need not walk them again and again."""
     gc.freeze()
+    gc.set_threshold(10_000)  # cycles are few here
     gc.enable()
 
 
