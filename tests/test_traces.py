@@ -248,6 +248,15 @@ def test_a_bank_of_traces_takes_no_ratio_per_decision(n):
             Estimator(NStep(0.0, n), ratio=ratio)
 
 
+def test_a_bank_reads_the_trace_before_its_own():
+    """Which four steps show: the last step is the same for every trace, and one before it nothing is read yet."""
+    mdp = random_mdp(n_states=2, n_actions=2, n_outcomes=2, horizon=4, rng=0)
+    for n in (3, 4):
+        assert_route(
+            "recursion", Estimator(NStep(CRITIC[:2], n)), (mdp, TabularSoftmax(2, 2), THETA[:4]), behaviour=OTHER[:4]
+        )
+
+
 def test_a_clip_that_cannot_bind_is_none_and_one_that_can_is_refused():
     clipped, plain = Estimator(RewardToGo(), ratio=ClippedRatio(0.2, 0.3, dual=2.0)), algorithms.reinforce()
     found = moments(clipped, REFEREE, POLICY, THETA, covariance=True)
@@ -507,6 +516,7 @@ def test_sweeps_over_pairs_are_sweeps_over_outcomes(monkeypatch, policy, sizes):
     """Longer than can be listed; all steps and states at once, and a few at a time."""
     monkeypatch.setattr(pairs, "OUTCOMES", sizes[0])
     monkeypatch.setattr(pairs, "NUMBERS", sizes[1])
+    monkeypatch.setattr(recursion, "NUMBERS", 8 * sizes[1])
     mdp, theta = lost_in_a_corner(), np.sin(np.arange(float(policy.n_parameters)))
     table = np.cos(np.arange(13 * 6.0)).reshape(13, 6)
     for estimator in (
