@@ -175,6 +175,17 @@ class FiniteMDP:
         continuation.setflags(write=False)
         return continuation
 
+    @property
+    def magnitudes(self):
+        """The model that pays |r| instead, sharing everything else: its values are what rounding is relative to."""
+        other = object.__new__(type(self))
+        reward = np.abs(self.reward)
+        reward.setflags(write=False)
+        vars(other).update(
+            {name: value for name, value in vars(self).items() if name != "expected_reward"}, reward=reward
+        )
+        return other
+
     @cached_property
     def neighbours(self):
         """Distinct next states of each state, found once per model: a `Neighbours`.
@@ -226,7 +237,10 @@ class FiniteMDP:
         >>> examples.short_corridor().replace(horizon=7).horizon
         7
         """
-        return dataclasses.replace(self, **changes)
+        other = dataclasses.replace(self, **changes)
+        if changes.keys().isdisjoint(("probability", "next_state", "terminated")):  # what these are found from
+            vars(other).update({x: vars(self)[x] for x in ("continuation", "neighbours") if x in vars(self)})
+        return other
 
     @classmethod
     def from_tables(cls, transition, reward, *, layout, initial, gamma, horizon, terminal_states=(), terminated=None):

@@ -172,9 +172,9 @@ def of_packed(packed, narrow):
 
 
 def _set(record, fields):
-    for name, array in fields.items():
+    for array in fields.values():
         array.setflags(write=False)
-        object.__setattr__(record, name, array)
+    vars(record).update(fields)
 
 
 def concatenate(batches):

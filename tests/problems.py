@@ -124,11 +124,20 @@ def problems(draw, *, extreme=False, masks=True, **options):
     return Problem(mdp, policy, draw(thetas(policy, extreme=extreme and draw(st.booleans()))))
 
 
-def find(strategy, wanted):
-    """The first example of a strategy that is wanted, not shrunk; an error when a thousand are not."""
+def find(strategy, *wanted):
+    """Examples of a strategy, not shrunk, until each condition was met by one; an error when a thousand do not do it.
+
+    Returns the last.
+    """
+    missing = set(wanted)
+
+    def met(example):
+        missing.difference_update([condition for condition in missing if condition(example)])
+        return not missing
+
     return hypothesis.find(
         strategy,
-        wanted,
+        met,
         settings=hypothesis.settings(phases=[hypothesis.Phase.generate], max_examples=1000),
     )
 

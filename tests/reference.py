@@ -9,6 +9,7 @@ Conventions: steps[t] = (s, a, r), where r is paid for action a taken in state s
 gamma**t. A terminated outcome ends an episode; `horizon` steps truncate it.
 """
 
+import functools
 import itertools
 import math
 from fractions import Fraction
@@ -16,7 +17,12 @@ from fractions import Fraction
 
 def exact(x):
     """The number x, without rounding, as a Fraction (NaN and infinity are errors)."""
-    return Fraction(x.item() if hasattr(x, "item") else x)  # NumPy scalars become Python numbers first
+    if isinstance(x, Fraction):
+        return x
+    return of_number(x.item() if hasattr(x, "item") else x)  # NumPy scalars become Python numbers first
+
+
+of_number = functools.cache(Fraction)  # the same few numbers come again and again
 
 
 def dot(xs, ys):

@@ -119,6 +119,7 @@ PANEL = {
 }
 
 
+@functools.cache
 def largest_start(mdp):
     """The number of trajectories from the start that has most of them."""
     starts = np.flatnonzero(mdp.initial)

@@ -1,5 +1,6 @@
 """Estimators: weights against loops, and "unbiased" by listing every trajectory."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -365,3 +366,10 @@ def test_rewards_far_apart_keep_their_digits():
     )
     small = algorithms.reinforce().per_trajectory(batch.take([1]), REFEREE, POLICY, THETA)
     assert np.abs(algorithms.reinforce().per_trajectory(scaled, REFEREE, POLICY, THETA)[[1]] - small).max() <= EXACT
+
+
+def test_groups_of_different_batches_are_different_whatever_they_are_called():
+    batch = dataclasses.replace(sample(REFEREE, POLICY, THETA, 6, rng=0), groups=np.array([7, -1, 7, -1, 7, 7]))
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    found = algorithms.rloo().batch(batch, REFEREE, POLICY, THETA, labels=labels)
+    assert found.group.tolist() == [1, 0, 3, 2, 4, 4]

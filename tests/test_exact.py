@@ -1095,3 +1095,27 @@ def test_long_sweeps_over_merged_chains(mdp, monkeypatch):
     for i, j in zip(*np.nonzero(entered_by < into.size), strict=True):
         assert into.ravel()[entered_by[i, j]] == j and entered_by[i, j] % mdp.n_states == entered_from[i, j]
     assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "continuation"}
+
+
+def test_a_changed_model_keeps_the_tables_it_can_and_no_others():
+    model = examples.referee()
+    tables = ("neighbours", "continuation")
+    kept = [getattr(model, name) for name in tables]
+    assert all(
+        getattr(model.replace(gamma=0.5, reward=-model.reward), name) is x for name, x in zip(tables, kept, strict=True)
+    )
+    moved = model.probability.copy()
+    moved[:, 1] = [0.0, 1.0]  # a successor less
+    for change in ({"probability": moved}, {"next_state": model.next_state[::-1]}, {"terminated": ~model.terminated}):
+        changed = model.replace(**change)
+        fresh = pickle.loads(pickle.dumps(changed))  # nothing derived
+        assert np.array_equal(changed.continuation, fresh.continuation)
+        for x, y in zip(changed.neighbours, fresh.neighbours, strict=True):
+            assert np.array_equal(x, y)
+        assert not np.array_equal(changed.neighbours.pair, model.neighbours.pair)
+    magnitudes = model.magnitudes
+    assert magnitudes.neighbours is kept[0] and not magnitudes.reward.flags.writeable
+    for mdp in (model, model.replace(reward=-model.reward)):
+        assert mdp.expected_reward is mdp.expected_reward  # kept by the model, but not by the other
+        by_hand = np.einsum("sak,sak->sa", model.probability, np.abs(model.reward))
+        np.testing.assert_allclose(mdp.magnitudes.expected_reward, by_hand, rtol=EXACT)

@@ -1,6 +1,7 @@
 """House style that can be executed: imports never go up, NumPy is enough, every public name is documented."""
 
 import ast
+import functools
 import inspect
 import json
 import pathlib
@@ -18,6 +19,7 @@ LEAF = "arguments"  # below every layer: checks of arguments, and the error type
 ENTRY = "__main__"  # above every layer
 
 
+@functools.cache
 def layers():
     """The layer of each module, read from the picture in the package's docstring: the lines `names    description`."""
     lines = re.findall(r"^    (\w+(?:, \w+)*)  +\S", reinforce_np.__doc__, flags=re.MULTILINE)

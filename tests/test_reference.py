@@ -81,7 +81,7 @@ def test_imports_only_the_standard_library():
     tree = ast.parse(Path(reference.__file__).read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"itertools", "math", "fractions"}
+    assert imported == {"functools", "itertools", "math", "fractions"}
 
 
 # ---- paper answers

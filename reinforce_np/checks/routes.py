@@ -183,7 +183,7 @@ def _enumeration_route(mdp, policy, theta, g, scale, limit):
 
 def _scales(mdp, policy, theta):
     """Return the sums of absolute terms of J, and of the largest gradient component: rounding is relative to them."""
-    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    magnitudes = mdp.magnitudes
     return float(objective(magnitudes, policy, theta)), float(gradient_scale(mdp, policy, theta).max())
 
 

@@ -5,6 +5,7 @@ Exit codes: 0 passed, 1 a check failed, 2 bad usage or input, 3 inconclusive,
 """
 
 import argparse
+import functools
 import importlib.metadata
 import os
 import sys
@@ -15,6 +16,7 @@ from reinforce_np.command_line import catalogue, check, estimators, examples, pl
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 
+@functools.cache
 def parser():
     """Return the parser of all commands."""
     root = argparse.ArgumentParser(

@@ -58,7 +58,8 @@ class Batch:
     @cached_property
     def group(self):
         """0, 1, ...: which group of which batch a trajectory belongs to, shape (N,)."""
-        return np.unique(np.stack([self.batch, self.trajectories.groups]), axis=1, return_inverse=True)[1].ravel()
+        group = np.unique(self.trajectories.groups, return_inverse=True)[1]
+        return np.unique(self.batch * (group.max(initial=0) + 1) + group, return_inverse=True)[1]
 
     @cached_property
     def log_ratio(self):

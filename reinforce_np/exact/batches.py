@@ -248,8 +248,10 @@ def _evaluate_function(function, trajectories, members, problem, eps):
     """Return the estimate of each batch, shape (B, D), and the largest unit rounding of `eps` and the estimates."""
     groups = np.arange(members.shape[1]) // problem.group_size
     estimates = np.empty((len(members), len(problem.theta)))
-    for i, row in enumerate(members):
-        found = callables.estimate_of(function, batch_of(trajectories, row, groups), problem.theta)
+    fields = {name: getattr(trajectories, name)[members] for name in FIELDS}
+    for i in range(len(members)):
+        batch = of_checked({name: array[i] for name, array in fields.items()} | {"groups": groups})
+        found = callables.estimate_of(function, batch, problem.theta)
         estimates[i] = found
         if found.dtype != np.float64 and found.dtype.kind == "f":
             eps = max(eps, float(np.finfo(found.dtype).eps))

@@ -100,7 +100,7 @@ def gradient_scale(mdp, policy, theta, *, objective=Discounted()):
     -------
     array (D,)
     """
-    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    magnitudes = mdp.magnitudes
     pi = policy.probabilities(policy.real_theta(theta))
     W = score_weights(magnitudes, policy, theta, objective=objective, centred=False)
     largest_bonus = np.abs(objective.bonus(mdp, policy, theta)).max()

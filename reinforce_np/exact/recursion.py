@@ -15,6 +15,7 @@ from reinforce_np.exact import bellman
 from reinforce_np.exact.pairs import moments_over_pairs
 
 MOST_STEPS = 2**17  # steps back to a fixed point before the model is refused
+NUMBERS = 2**16  # of what follows so many states is looked at together
 NOTHING = 1e-6  # deviation relative to the mean whose square, times SETTLED, is far below rounding
 SETTLED = 2e-15  # relative change of a moment that counts as rounding
 
@@ -98,8 +99,10 @@ def sweep_by_outcomes(trace, psi, *, power=1, covariance=False):
     visits = None if mdp.horizon is None else _squared_visits(trace, W)
     residual: float | None = None
     reached, largest_score = graph.reachable(mdp, W > 0), np.abs(psi).max(initial=0.0)
+    endless = _signals(trace, 0) if mdp.horizon is None else None
     for t in _steps_back(mdp):
-        state, parts = _step(state, trace, t, W, mean_measure, psi, h)
+        signals = _signals(trace, t) if endless is None else endless  # without a horizon every step is the same
+        state, parts = _step(state, trace, signals, W, mean_measure, psi, h)
         if visits is None and MOST_STEPS - t > mdp.n_states:
             residual = state.residual(reached, largest_score)
         if visits is not None or residual is not None:
@@ -187,12 +190,18 @@ class _Parts:
     x: np.ndarray  # (S, E): η x', summed over actions
 
 
-def _step(after, trace, t, W, mean_measure, psi, h):
+def _signals(trace, t):
+    """Return the signals of step t as tables: c and κ as (S, A, K, m), the others as (S, A, K)."""
+    signals, shape = trace.at(t), trace.mdp.reward.shape
+    c, kappa = (np.stack([np.broadcast_to(x, shape) for x in bank], axis=-1) for bank in (signals.c, signals.kappa))
+    p, q, eta = (np.broadcast_to(x, shape) for x in (signals.p, signals.q, signals.eta))
+    return c, kappa, p, q, eta
+
+
+def _step(after, trace, signals, W, mean_measure, psi, h):
     """Return the moments one step earlier, and the parts of E[XXᵀ]."""
     mdp = trace.mdp
-    signals, live, into = trace.at(t), ~mdp.terminated, mdp.next_state
-    c, kappa = (np.stack([np.broadcast_to(x, W.shape) for x in bank], axis=-1) for bank in (signals.c, signals.kappa))
-    p, q, eta = (np.broadcast_to(x, W.shape) for x in (signals.p, signals.q, signals.eta))
+    (c, kappa, p, q, eta), live, into = signals, ~mdp.terminated, mdp.next_state
     mass = np.where(live, after.mass[into], 1.0)
     u, uu, v = (live.reshape(live.shape + (1,) * (x.ndim - 1)) * x[into] for x in (after.u, after.uu, after.v))
     u_last, uu_last, v_last, uu_lasts = u[..., -1], uu[..., -1], v[..., -1], uu[..., -1, -1]
@@ -202,9 +211,10 @@ def _step(after, trace, t, W, mean_measure, psi, h):
     A = c + kappa * v  # E[A | outcome]
     v_now = np.einsum("sak,sakj->sj", mean_measure, A)
     c, p = A - v_now[:, None, None, :], p + q * v_last  # c̃ and p̃
-    w1 = np.einsum("sak,sak->sa", W, p * mass + q * u_last)
-    w2 = np.einsum("sak,sak->sa", W, p**2 * mass + 2 * p * q * u_last + q**2 * uu_lasts)
-    wu = c * (p * mass + q * u_last)[..., None] + kappa * (p[..., None] * u + q[..., None] * uu_last)
+    w = p * mass + q * u_last
+    w1 = np.einsum("sak,sak->sa", W, w)
+    w2 = np.einsum("sak,sak->sa", W, p * (w + q * u_last) + q**2 * uu_lasts)
+    wu = c * w[..., None] + kappa * (p[..., None] * u + q[..., None] * uu_last)
     wu = np.einsum("sak,sakj->saj", W, wu)
     u_now = np.einsum("sak,sakj->sj", W, c * mass[..., None] + kappa * u)
     cross = np.einsum("sak,saki,sakj->sij", W, c, kappa * u)
@@ -212,17 +222,17 @@ def _step(after, trace, t, W, mean_measure, psi, h):
     uu_now += np.einsum("sak,saki,sakj,sakij->sij", W, kappa, kappa, uu)
     mass_now = np.einsum("sak,sak->s", W, mass)
 
-    x_flow, y = np.zeros_like(after.x), np.zeros((mdp.n_actions, *after.x.shape))
-    ux_now = np.einsum("saj,sae->jse", wu, psi) + np.moveaxis(u_now, 1, 0)[:, :, None] * h
-    flow = W * eta * live
-    for a in range(mdp.n_actions):  # outcome by outcome, so that memory stays at a few (S, E) arrays
-        for k in range(mdp.n_outcomes):
-            f = flow[:, a, k, None]
-            x_next, ux_next = f * after.x[into[:, a, k]], f * after.ux[:, into[:, a, k]]
-            x_flow += x_next
-            y[a] += p[:, a, k, None] * x_next + q[:, a, k, None] * ux_next[-1]
-            for j, ux_before in enumerate(trace.shift(ux_next, 0)):
-                ux_now[j] += c[:, a, k, j, None] * x_next + kappa[:, a, k, j, None] * ux_before
+    S, A_K, E = mdp.n_states, mdp.n_actions * mdp.n_outcomes, psi.shape[-1]
+    x_flow, y = np.empty((S, E)), np.empty((mdp.n_actions, S, E))
+    ux_now = np.einsum("saj,sae->jse", wu, psi) + u_now.T[:, :, None] * h
+    flow, at_once = W * eta * live, max(NUMBERS // (A_K * max(E, 1)), 1)
+    for first in range(0, S, at_once):  # a few states at a time, so that memory stays at a few (S, E) arrays
+        s = slice(first, first + at_once)
+        x_next, ux_next = flow[s, ..., None] * after.x[into[s]], flow[s, ..., None] * after.ux[:, into[s]]
+        x_flow[s] = x_next.sum(axis=(1, 2))
+        y[:, s] = np.einsum("sak,sake->ase", p[s], x_next) + np.einsum("sak,sake->ase", q[s], ux_next[-1])
+        ux_now[:, s] += np.einsum("sakj,sake->jse", c[s], x_next)
+        ux_now[:, s] += np.einsum("sakj,jsake->jse", kappa[s], trace.shift(ux_next, 0))
     x_now = np.einsum("sa,sae->se", w1, psi) + h * mass_now[:, None] + x_flow
     before = after.v, after.uu, after.x, after.ux
     return _Moments(v_now, mass_now, u_now, uu_now, x_now, ux_now, before), _Parts(w1, w2, mass_now, y, x_flow)

@@ -141,7 +141,7 @@ def largest_return(mdp, policy, theta):
     -------
     float
     """
-    magnitudes = mdp.replace(reward=np.abs(mdp.reward))
+    magnitudes = mdp.magnitudes
     pi, r, gamma = induced(magnitudes, policy, theta, Discounted())
     if mdp.horizon is None:
         return float(

@@ -18,16 +18,16 @@ SMALL = 2**12  # numbers up to which one product is quicker still
 
 
 def shifted_logits(logits, temperature):
-    """Return (z − max z)/τ of each row, which entries are masked, and where the maximum is.
+    """Return (z − max z)/τ of each row, which entries are masked, and which one is the maximum.
 
     Masked entries (−inf, also by overflow of the difference: probability
     zero, correctly) are returned as zero, so that no arithmetic meets an
     infinity.
     """
-    best = np.argmax(logits.real, axis=-1, keepdims=True)
+    best = np.arange(logits.shape[-1]) == np.argmax(logits.real, axis=-1, keepdims=True)  # the first, of several
     masked = logits.real == -np.inf
     with np.errstate(over="ignore", invalid="ignore"):
-        shifted = np.where(masked, 0.0, logits) - np.take_along_axis(logits, best, axis=-1)
+        shifted = np.where(masked, 0.0, logits) - np.where(best, logits, 0.0).sum(axis=-1, keepdims=True)
         shifted = np.where(masked, 0.0, shifted) / temperature
     masked = masked | (shifted.real == -np.inf)
     return np.where(masked, 0.0, shifted), masked, best
@@ -58,8 +58,7 @@ def log_softmax(logits, temperature=1.0):
     log π keeps its digits when it is close to zero.
     """
     shifted, masked, best = shifted_logits(logits, temperature)
-    others = np.where(masked, 0.0, np.exp(shifted))
-    np.put_along_axis(others, best, 0.0, axis=-1)
+    others = np.where(masked | best, 0.0, np.exp(shifted))
     return np.where(masked, -np.inf, shifted - np.log1p(others.sum(axis=-1, keepdims=True)))
 
 
