@@ -304,7 +304,8 @@ def _group(tables, psi, rows, initial, covariance, group_size):
 
         Cov = 4(N−2)/(N(N−1)) ζ₁ + 2/(N(N−1)) ζ₂,    ζ₁ = ¼ (E[zzᵀr²] − θθᵀ),    ζ₂ = ½ (E[zzᵀr²] + v E[zzᵀ]),
 
-    (Hoeffding 1948, equation (5.13)); the in-sample mean is (N−1)/N of it.
+    (Hoeffding 1948, equation (5.13)); the in-sample mean is (N−1)/N of it. A baseline b per component takes
+    b times the mean of z away, whose covariance with RLOO is E[zzᵀr]/N.
     """
     N = group_size
     centre = float(initial @ tables.mean_returns)
@@ -315,8 +316,14 @@ def _group(tables, psi, rows, initial, covariance, group_size):
     zeta1 = (found.m[2] - square) / 4
     zeta2 = (found.m[2] + found.n[2] * found.m[0]) / 2
     spread = 4 * (N - 2) / (N * (N - 1)) * zeta1 + 2 / (N * (N - 1)) * zeta2
-    factor = (N - 1) / N if isinstance(tables.estimator.advantage, GroupMean) else 1.0
-    return factor * theta, factor**2 * (spread + square)
+    advantage = tables.estimator.advantage
+    factor = (N - 1) / N if isinstance(getattr(advantage, "of", advantage), GroupMean) else 1.0
+    second = factor**2 * (spread + square)
+    if isinstance(advantage, PerComponent):
+        b = advantage.baseline[rows]
+        sums, products = (b[:, None] + b, np.outer(b, b)) if covariance else (2 * b, b**2)
+        second += (products * found.m[0] - factor * sums * found.m[1]) / N
+    return factor * theta, second
 
 
 @dataclass(frozen=True, eq=False)
