@@ -28,7 +28,6 @@ from reinforce_np.problem import problem_of
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
-IN_SINGLE = 8  # in place of ROUNDING, of a bias that looks like the rounding of float32
 RESOLVED = 1e-3  # of the gradient: an estimate that is off by more is not acquitted, however much rounding may have left
 
 
@@ -330,13 +329,13 @@ def verdict_of(moments, gradient, objective, *, scale=None):
         kind, factor = "biased", None
         if zero_mean:
             reason = "its mean cannot be told from zero"
-        in_single = IN_SINGLE / ROUNDING * SINGLE / DOUBLE * rounding
-        if moments.precision < SINGLE and moments.route == "enumeration" and np.all(np.abs(bias) <= in_single):
+        in_single = np.minimum(SINGLE / DOUBLE * rounding, resolved)
+        if moments.precision < SINGLE and np.all(np.abs(bias) <= in_single):
             reason = "of the size of single-precision rounding; a function that computes in float32 is judged as such with precision=np.float32"
     if kind == "undefined" and not reason:
         reason = (
             f"it is {np.abs(gradient).max():.1e} and the mean is off by {np.abs(bias).max():.1e}, of which rounding may have left "
-            f"{rounding.max():.1e}; rewards that lie around zero lose fewer digits"
+            f"{rounding.max():.1e}; rewards around zero and policies that are less sure lose fewer digits"
         )
     return Verdict(
         kind=kind,
