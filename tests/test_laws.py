@@ -443,6 +443,15 @@ def test_a_share_of_the_gradient_that_rounding_may_hide_is_not_acquitted():
     assert any("of which rounding may have left" in reason for reason in reasons)
 
 
+@pytest.mark.parametrize("ratio", [TrajectoryRatio(), PerDecisionRatio()])
+def test_ratios_whose_squares_leave_float64_are_refused(ratio):
+    """Not judged: the gradient is right, and the variance no number."""
+    far = np.array([[1e-200, 0.5, 0.5], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
+    for covariance in (False, True):
+        with pytest.raises(ValueError, match="the second moments leave float64: rewards or the ratios"):
+            moments(Estimator(RewardToGo(), ratio=ratio), REFEREE, POLICY, THETA, behaviour=far, covariance=covariance)
+
+
 @pytest.mark.parametrize("means", [(1e-100, 1e100), (1e-100, 1e100, -1e100), (1.0, 1e16, -1e16), (1e-60, 1e60, 0.0)])
 @pytest.mark.parametrize("gap", [0.0, 3.0, 30.0])
 def test_far_apart_scales_in_one_model(means, gap):

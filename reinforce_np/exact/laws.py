@@ -191,7 +191,8 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     theta = policy.real_theta(theta)
     check_support(mdp, policy, theta, behaviour)
     _check_tables(estimator, mdp)
-    form = _form(estimator, mdp, policy, theta, behaviour)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
+        form = _form(estimator, mdp, policy, theta, behaviour)
     if form is None:
         raise ValueError(f"estimator={estimator!r} has no recursion; use moments_by_enumeration")
     kind, tables = form
@@ -205,9 +206,15 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     for first in range(0, D, step):
         directions = np.eye(D)[first : first + step]
         psi = policy.score_along(theta, directions)
-        parts.append(_batch_moments(kind, tables, psi, slice(first, first + step), prompts, group_size, covariance))
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts.append(_batch_moments(kind, tables, psi, slice(first, first + step), prompts, group_size, covariance))
     mean = np.concatenate([part[0] for part in parts])
     spread = parts[0][1] if covariance else np.concatenate([part[1] for part in parts])
+    if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
+        raise ValueError(
+            f"the second moments leave float64: rewards or the ratios of ratio={estimator.ratio!r} are too large; rescale the "
+            "rewards, limit the ratios, or draw from a behaviour closer to the policy"
+        )
     variance = np.maximum(np.diag(spread) if covariance else spread, 0.0)
     residuals = [part[2] for part in parts if part[2] is not None]
     return Moments(

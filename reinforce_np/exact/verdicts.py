@@ -28,7 +28,9 @@ from reinforce_np.problem import problem_of
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
-RESOLVED = 1e-3  # of the gradient: an estimate that is off by more is not acquitted, however much rounding may have left
+RESOLVED = (
+    1e-3  # of the gradient: an estimate that is off by more is not acquitted, however much rounding may have left
+)
 
 
 NO_BOOL = (
