@@ -258,6 +258,35 @@ def test_an_estimate_that_is_not_finite_is_undefined_and_says_where():
         moments(standardised, PAIR)
 
 
+@pytest.mark.parametrize("logit", [20.0, 33.0, 36.0, 38.0, 45.0])
+def test_one_minus_pi_as_it_stands_convicts_nobody(logit):
+    """Near a deterministic policy the plain score loses every digit of the action that is nearly certain."""
+
+    def plain(trajectories, theta, problem, to_go=True):
+        z = np.exp(theta.reshape(3, 3) - theta.reshape(3, 3).max(axis=1, keepdims=True))
+        pi, estimate = z / z.sum(axis=1, keepdims=True), np.zeros((3, 3))
+        discounted = trajectories.rewards[0] * trajectories.mask[0] * problem.gamma ** np.arange(2)
+        for t in range(trajectories.lengths[0]):
+            s, a = trajectories.states[0, t], trajectories.actions[0, t]
+            estimate[s] += discounted[t if to_go else 1 :].sum() * (np.eye(3)[a] - pi[s])
+        return estimate.ravel()
+
+    def wrong(trajectories, theta, problem):
+        return plain(trajectories, theta, problem, to_go=False)
+
+    problem = PROBLEM.replace(theta=np.tile([logit, 0.0, -1.0], 3))
+    assert judge(plain, problem).kind in ("unbiased", "undefined")
+    assert judge(whole_return, problem).kind == "unbiased"
+    assert judge(wrong, problem).kind == "biased"
+
+
+@pytest.mark.parametrize(("size", "fits"), [(1e-160, 1e-150), (1e160, 1e150)])
+def test_estimates_whose_squares_leave_float64_are_refused(size, fits):
+    with pytest.raises(ValueError, match="have second moments that leave float64; divide rewards, baselines and pen"):
+        judge(whole_return, PROBLEM.replace(mdp=MDP.replace(reward=size * MDP.reward)))
+    assert judge(whole_return, PROBLEM.replace(mdp=MDP.replace(reward=fits * MDP.reward))).kind == "unbiased"
+
+
 def test_single_precision_is_no_bias():
     def single(trajectories, theta):
         return whole_return(trajectories, theta, PROBLEM).astype(np.float32)

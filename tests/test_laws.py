@@ -33,6 +33,7 @@ from reinforce_np import (
     PerLength,
     PerToken,
     PerTrajectory,
+    Problem,
     RewardToGo,
     TabularSoftmax,
     TokenRatio,
@@ -87,11 +88,18 @@ def test_groups_by_recursion_and_by_enumeration(data):
     options["group_size"] = max(options["group_size"], 2)
     problem = data.draw(problems(horizons=(0, 1, 2, 3), limit=limit))
     hypothesis.assume(count_trajectories(*problem) <= (12 if options["prompts"] > 1 else limit))
+    advantage = data.draw(st.sampled_from([LeaveOneOut(), GroupMean()]))
+    ratio = data.draw(st.sampled_from([OnPolicy(), ClippedRatio()]))
+    if data.draw(st.booleans()):
+        advantage, ratio = (
+            PerComponent(advantage, grid(data.draw, (problem.policy.n_parameters,), -2, 2, 0.5)),
+            OnPolicy(),
+        )
     estimator = Estimator(
-        data.draw(st.sampled_from([LeaveOneOut(), GroupMean()])),
+        advantage,
         penalty=data.draw(penalties(problem.policy, ("reward",))),
         normaliser=data.draw(st.sampled_from([PerTrajectory(), Constant(2.5)])),
-        ratio=data.draw(st.sampled_from([OnPolicy(), ClippedRatio()])),
+        ratio=ratio,
     )
     assert_route("recursion", estimator, problem, **options)
 
@@ -410,6 +418,38 @@ def test_what_is_unbiased_stays_so_at_any_offset(offset):
     for estimator in UNBIASED.values():
         group_size = 2 if isinstance(estimator.advantage, LeaveOneOut) else 1
         assert judge(estimator, mdp, POLICY, THETA, group_size=group_size).kind == "unbiased"
+
+
+def test_a_share_of_the_gradient_that_rounding_may_hide_is_not_acquitted():
+    """Where all episodes are equally long an offset is no part of the gradient, and hides more and more of it."""
+    problem = Problem(REFEREE.replace(terminated=np.zeros_like(REFEREE.terminated), horizon=2), POLICY, THETA)
+    kinds, reasons = {"unbiased": set(), "proportional": set(), "biased": set()}, set()
+    for offset in 10.0 ** np.arange(8, 16, 0.25):
+        mdp = problem.mdp.replace(reward=problem.mdp.reward + offset)
+        for kind, estimator in (
+            ("unbiased", algorithms.reinforce()),
+            ("proportional", Estimator(RewardToGo(), normaliser=Constant(2))),
+            ("proportional", Estimator(GroupMean())),
+            ("proportional", Estimator(RewardToGo(), normaliser=Constant(1.01))),
+            ("biased", Estimator(RewardToGo(), discounted_score=False)),
+        ):
+            verdict = judge(
+                estimator, problem.replace(mdp=mdp, group_size=1 + isinstance(estimator.advantage, GroupMean))
+            )
+            assert verdict.kind in (kind, "undefined"), (verdict.kind, kind, offset)
+            kinds[kind].add((offset > 1e11, verdict.kind))
+            reasons.add(verdict.reason)
+    assert all({(False, kind), (True, "undefined")} <= found for kind, found in kinds.items())
+    assert any("of which rounding may have left" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("ratio", [TrajectoryRatio(), PerDecisionRatio()])
+def test_ratios_whose_squares_leave_float64_are_refused(ratio):
+    """Not judged: the gradient is right, and the variance no number."""
+    far = np.array([[1e-200, 0.5, 0.5], [0.2, 0.3, 0.5], [0.2, 0.3, 0.5]])
+    for covariance in (False, True):
+        with pytest.raises(ValueError, match="the second moments leave float64: rewards or the ratios"):
+            moments(Estimator(RewardToGo(), ratio=ratio), REFEREE, POLICY, THETA, behaviour=far, covariance=covariance)
 
 
 @pytest.mark.parametrize("means", [(1e-100, 1e100), (1e-100, 1e100, -1e100), (1.0, 1e16, -1e16), (1e-60, 1e60, 0.0)])

@@ -23,6 +23,7 @@ from reinforce_np.problem import Problem
 from reinforce_np.trajectories import FIELDS, of_checked
 
 LARGEST = 1e120  # rewards and baselines whose squares, summed over an episode, are certain to fit
+LARGEST_ESTIMATE = 1e152  # whose square is certain to fit, and that of its inverse
 LIMIT = 2**22  # evaluations: trajectories in all listed batches together
 MEMORY_LIMIT = 2**30  # bytes of the list of batches
 COUNTED = 10**15  # batches, which nobody can list: more are not counted
@@ -95,7 +96,7 @@ def moments_by_enumeration(
     ours, theta = isinstance(estimator, Estimator), problem.theta
     trajectories, blocks = every_batch(estimator, problem, exchangeable=exchangeable, limit=limit)
 
-    D, total, n_batches, eps = policy.n_parameters, 0.0, 0, DOUBLE
+    D, total, largest, n_batches, eps = policy.n_parameters, 0.0, 0.0, 0, DOUBLE
     mean, second, covariance = np.zeros(D), np.zeros(D), np.zeros((D, D))
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     for members, weights in blocks:
@@ -103,6 +104,9 @@ def moments_by_enumeration(
         if not ours and len(kept) < ASKED_AGAIN:
             few = spread(len(members))
             kept.append((members[few], estimates[few]))
+        largest = max(largest, float(np.abs(estimates).max(initial=0.0)))
+        if largest > LARGEST_ESTIMATE:
+            break
         part = weights.sum()
         centre = weights @ estimates / part
         covariance += (weights[:, None] * (estimates - centre)).T @ (estimates - centre)
@@ -111,6 +115,11 @@ def moments_by_enumeration(
         covariance += part * (1 - part / total) * np.outer(apart, apart)
         second += weights @ estimates**2
         n_batches += len(members)
+    if largest > LARGEST_ESTIMATE or 0 < largest < 1 / LARGEST_ESTIMATE:
+        raise ValueError(
+            f"estimates of size {largest:.3g} have second moments that leave float64; divide rewards, baselines and penalties "
+            f"by {largest:.1g}"
+        )
     for members, estimates in kept:
         _check_repeatable(estimator, trajectories, problem, members, estimates)
     return Moments(
@@ -296,6 +305,7 @@ def estimate_scale(estimator, mdp, policy, theta):
     scores = visits * softmax.sum_of_others(pi) + pi * softmax.sum_of_others(visits)  # E Σ|ψ|, on the logits
     size = largest_return(mdp, policy, theta)
     if not isinstance(estimator, Estimator):
+        scores += visits  # it may well compute 1 − π as it stands
         return policy.pull_back_magnitudes(scores) / policy.temperature * float(size)
     size += np.max(np.abs(table_of(estimator)))
     if isinstance(estimator.advantage, PerComponent):

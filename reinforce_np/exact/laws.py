@@ -191,7 +191,8 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     theta = policy.real_theta(theta)
     check_support(mdp, policy, theta, behaviour)
     _check_tables(estimator, mdp)
-    form = _form(estimator, mdp, policy, theta, behaviour)
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below, by name
+        form = _form(estimator, mdp, policy, theta, behaviour)
     if form is None:
         raise ValueError(f"estimator={estimator!r} has no recursion; use moments_by_enumeration")
     kind, tables = form
@@ -205,9 +206,15 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     for first in range(0, D, step):
         directions = np.eye(D)[first : first + step]
         psi = policy.score_along(theta, directions)
-        parts.append(_batch_moments(kind, tables, psi, slice(first, first + step), prompts, group_size, covariance))
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts.append(_batch_moments(kind, tables, psi, slice(first, first + step), prompts, group_size, covariance))
     mean = np.concatenate([part[0] for part in parts])
     spread = parts[0][1] if covariance else np.concatenate([part[1] for part in parts])
+    if not (np.isfinite(mean).all() and np.isfinite(spread).all()):
+        raise ValueError(
+            f"the second moments leave float64: rewards or the ratios of ratio={estimator.ratio!r} are too large; rescale the "
+            "rewards, limit the ratios, or draw from a behaviour closer to the policy"
+        )
     variance = np.maximum(np.diag(spread) if covariance else spread, 0.0)
     residuals = [part[2] for part in parts if part[2] is not None]
     return Moments(
@@ -304,7 +311,8 @@ def _group(tables, psi, rows, initial, covariance, group_size):
 
         Cov = 4(N−2)/(N(N−1)) ζ₁ + 2/(N(N−1)) ζ₂,    ζ₁ = ¼ (E[zzᵀr²] − θθᵀ),    ζ₂ = ½ (E[zzᵀr²] + v E[zzᵀ]),
 
-    (Hoeffding 1948, equation (5.13)); the in-sample mean is (N−1)/N of it.
+    (Hoeffding 1948, equation (5.13)); the in-sample mean is (N−1)/N of it. A baseline b per component takes
+    b times the mean of z away, whose covariance with RLOO is E[zzᵀr]/N.
     """
     N = group_size
     centre = float(initial @ tables.mean_returns)
@@ -315,8 +323,14 @@ def _group(tables, psi, rows, initial, covariance, group_size):
     zeta1 = (found.m[2] - square) / 4
     zeta2 = (found.m[2] + found.n[2] * found.m[0]) / 2
     spread = 4 * (N - 2) / (N * (N - 1)) * zeta1 + 2 / (N * (N - 1)) * zeta2
-    factor = (N - 1) / N if isinstance(tables.estimator.advantage, GroupMean) else 1.0
-    return factor * theta, factor**2 * (spread + square)
+    advantage = tables.estimator.advantage
+    factor = (N - 1) / N if isinstance(getattr(advantage, "of", advantage), GroupMean) else 1.0
+    second = factor**2 * (spread + square)
+    if isinstance(advantage, PerComponent):
+        b = advantage.baseline[rows]
+        sums, products = (b[:, None] + b, np.outer(b, b)) if covariance else (2 * b, b**2)
+        second += (products * found.m[0] - factor * sums * found.m[1]) / N
+    return factor * theta, second
 
 
 @dataclass(frozen=True, eq=False)

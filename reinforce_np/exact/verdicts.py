@@ -3,7 +3,8 @@
 A verdict compares the exact mean of an estimator with the exact gradient of a
 *named* objective. What counts as zero is what rounding could have left: per
 component, c·ε·T times the root mean square of the estimate, and c·ε times the
-rewards and baselines that cancelled in it. The cosine is
+rewards and baselines that cancelled in it. Where that is not small beside the
+gradient, only a mean that agrees to 0.1 % is acquitted; else the verdict is "undefined". The cosine is
 reported and never decides: dropping γᵗ keeps it above 0.99 while a quarter of
 the gradient is wrong.
 """
@@ -27,6 +28,9 @@ from reinforce_np.problem import problem_of
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
+RESOLVED = (
+    1e-3  # of the gradient: an estimate that is off by more is not acquitted, however much rounding may have left
+)
 
 
 NO_BOOL = (
@@ -42,7 +46,8 @@ class Verdict:
     ----------
     kind : str
         "unbiased", "proportional", "biased", or "undefined" when the gradient is zero and so is
-        the mean, so that nothing can be told apart, or when some estimate is not finite.
+        the mean, so that nothing can be told apart, when rounding may have made a difference that would
+        matter, or when some estimate is not finite.
     factor : float or None
         The mean is `factor` times the gradient, when it is.
     relative_bias : float or None
@@ -310,20 +315,30 @@ def verdict_of(moments, gradient, objective, *, scale=None):
     cosine = None if zero_gradient or zero_mean else float(np.clip((mean / length) @ (gradient / size), -1.0, 1.0))
     factor = None if cosine is None else cosine * length / size
     rounding = in_mean + in_gradient
+    resolved = RESOLVED * np.abs(gradient).max(initial=0.0)
     reason = ""
     if np.all(np.abs(gradient) <= rounding) and np.all(np.abs(mean) <= rounding):
         kind, factor = "undefined", None  # whatever one of them is, it is not above what the other may hide
         reason = "it is zero here, or below rounding, and so is the mean of the estimate"
     elif np.all(np.abs(bias) <= rounding):
-        kind, factor = "unbiased", 1.0
+        kind, factor = ("unbiased", 1.0) if np.abs(bias).max() <= resolved else ("undefined", None)
     elif factor is not None and np.all(np.abs(mean - factor * gradient) <= in_mean + abs(factor) * in_gradient):
-        kind = "proportional"
+        multiple = np.abs(mean - factor * gradient).max() <= abs(factor) * resolved
+        kind, factor = ("proportional", factor) if multiple else ("undefined", None)
+    elif zero_mean and in_mean.max() > resolved:
+        kind = "undefined"
     else:
         kind, factor = "biased", None
         if zero_mean:
             reason = "its mean cannot be told from zero"
-        if moments.precision < SINGLE and np.all(np.abs(bias) <= rounding * (SINGLE / DOUBLE)):
+        in_single = np.minimum(SINGLE / DOUBLE * rounding, resolved)
+        if moments.precision < SINGLE and np.all(np.abs(bias) <= in_single):
             reason = "of the size of single-precision rounding; a function that computes in float32 is judged as such with precision=np.float32"
+    if kind == "undefined" and not reason:
+        reason = (
+            f"it is {np.abs(gradient).max():.1e} and the mean is off by {np.abs(bias).max():.1e}, of which rounding may have left "
+            f"{rounding.max():.1e}; rewards around zero and policies that are less sure lose fewer digits"
+        )
     return Verdict(
         kind=kind,
         factor=factor,
