@@ -28,11 +28,7 @@ from reinforce_np.problem import problem_of
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
-RESOLVED = (
-    1e-3  # of the gradient: an estimate that is off by more is not acquitted, however much rounding may have left
-)
-
-
+RESOLVED = 1e-3  # of the gradient: a mean off by more is never acquitted, however much rounding may have left
 NO_BOOL = (
     'a verdict is one of four kinds, neither true nor false: ask for verdict.kind == "unbiased", or use assert_unbiased'
 )
