@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reinforce_np import arguments
+from reinforce_np import arguments, parallel
 from reinforce_np.exact import Discounted, judge
 
 BATCH_SIZE = 100  # trajectories the error is stated for, unless told otherwise
@@ -110,6 +110,28 @@ class Sweep:
             if getattr(row, column) is not None:
                 found.setdefault((row.setting, row.estimator), []).append((row.value, getattr(row, column)))
         return {key: tuple(np.array(pairs, dtype=float).T) for key, pairs in found.items()}
+
+
+def rows_of(cases, executor):
+    """Return the row of each case, in their order, whoever computes it.
+
+    Parameters
+    ----------
+    cases : iterable of callable
+        Each returns a `Row`: `measured` with its arguments.
+    executor : concurrent.futures.Executor or None
+        Runs them; this process does if there is none.
+
+    Returns
+    -------
+    tuple of Row
+    """
+    parallel.check_executor(executor)
+    return tuple(parallel.in_order(_row_of, ((case,) for case in cases), executor))
+
+
+def _row_of(case):
+    return case()
 
 
 def measured(

@@ -1,0 +1,46 @@
+"""Judge many entries of the catalogue at once."""
+
+from reinforce_np import parallel
+from reinforce_np.referee.panel import PANEL
+
+
+def judge_each(specimens, problems=None, *, executor=None):
+    """Judge entries of the catalogue, exactly.
+
+    Parameters
+    ----------
+    specimens : sequence of Specimen
+        Such as `CATALOGUE`.
+    problems : sequence of Problem, optional
+        Judge each entry on all of these that it applies to, `PANEL` for one. If not given, on
+        the problem of the panel that its numbers are stated on.
+    executor : concurrent.futures.Executor, optional
+        Judges them side by side; the result is the same, bit for bit.
+
+    Returns
+    -------
+    dict
+        {name of the entry: {name of the problem: Verdict}}
+
+    Examples
+    --------
+    >>> from reinforce_np.referee.catalogue import CATALOGUE
+    >>> found = judge_each(CATALOGUE[:2])
+    >>> {name: [verdict.kind for verdict in verdicts.values()] for name, verdicts in found.items()}
+    {'wrong_sign': ['proportional'], 'gamma_t_dropped': ['biased']}
+    """
+    parallel.check_executor(executor)
+    jobs = [
+        (specimen, problem)
+        for specimen in specimens
+        for problem in (PANEL if problems is None else problems)
+        if (problem.name == specimen.on if problems is None else specimen.applies_to(problem))
+    ]
+    found: dict = {specimen.name: {} for specimen in specimens}
+    for (specimen, problem), verdict in zip(jobs, parallel.in_order(_judged, jobs, executor), strict=True):
+        found[specimen.name][problem.name] = verdict
+    return found
+
+
+def _judged(specimen, problem):
+    return specimen.judge(problem)
