@@ -42,9 +42,18 @@ def loss(log_probs, batch):
     return -(log_probs * batch.rewards * batch.mask).sum() / len(log_probs)
 
 
-def streamed(executor):
-    found = stream_gradient(algorithms.rloo(), *PROBLEM, 200, group_size=2, executor=executor, rng=1)
-    return found.gradient.tolist(), found.mean_return, found.n_transitions
+def drawn(executor):
+    """In blocks of 8 trajectories, so that there are many; this process makes them, whoever draws."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(draw, "MAX_BLOCK", 8)
+        batch = sample(*PROBLEM, 100, executor=executor, rng=1)
+        found = stream_gradient(algorithms.rloo(), *PROBLEM, 200, group_size=2, executor=executor, rng=1)
+    return batch.states.tobytes(), found.gradient.tolist(), found.mean_return, found.n_transitions
+
+
+def confirmed(executor):
+    found = confirm_on_panel(numpy_loss(loss), n=50, problems=SMALL, executor=executor, rng=1)
+    return [(row.confirmation.log_e_value, row.confirmation.log_probability.tolist()) for row in found.judged]
 
 
 def plain(verdicts):
@@ -52,10 +61,9 @@ def plain(verdicts):
 
 
 RUNS = {
-    "sample": lambda e: sample(*PROBLEM, 100, executor=e, rng=1).states.tobytes(),
-    "stream": streamed,
+    "sample": drawn,
     "panel": lambda e: judge_on_panel(numpy_loss(loss), problems=SMALL, executor=e).as_dict(),
-    "sampled panel": lambda e: str(confirm_on_panel(numpy_loss(loss), n=50, problems=SMALL, executor=e, rng=1)),
+    "sampled panel": confirmed,
     "catalogue": lambda e: plain(judge_each(ENTRIES, executor=e)),
     "catalogue on a panel": lambda e: plain(judge_each(ENTRIES, SMALL, executor=e)),
     "horizon": lambda e: sweeps.over_horizon(*PROBLEM, [2, 4], executor=e),
@@ -66,14 +74,6 @@ RUNS = {
     "batch": lambda e: sweeps.over_batch(*PROBLEM, [1, 4], executor=e),
     "group size": lambda e: sweeps.over_group_size_of_verifier([0.5, 0.1], [2], executor=e),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def small_blocks():
-    """Blocks of 8 trajectories, so that there are many."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(draw, "MAX_BLOCK", 8)
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +177,7 @@ def test_errors_of_a_job_are_its_own(two):
 
 
 def test_what_is_no_executor_is_refused():
-    for run in (RUNS[name] for name in ("stream", "panel", "catalogue", "lambda")):
+    for run in (RUNS[name] for name in ("sample", "panel", "sampled panel", "catalogue", "lambda")):
         with pytest.raises(TypeError, match="executor=3 has no submit"):
             run(3)
 
@@ -193,18 +193,21 @@ def test_what_is_no_executor_is_refused():
     ["catalogue"],
 ])  # fmt: skip
 def test_workers_change_nothing(capsys, monkeypatch, command):
-    asked = []
+    asked, jobs = [], []
 
     def threads(n, **options):
         asked.append((n, options.keys()))
-        return concurrent.futures.ThreadPoolExecutor(n)
+        pool = concurrent.futures.ThreadPoolExecutor(n)
+        submit = pool.submit
+        monkeypatch.setattr(pool, "submit", lambda *job: jobs.append(job) or submit(*job))
+        return pool
 
     monkeypatch.setattr("reinforce_np.command_line.catalogue.CATALOGUE", ENTRIES)
     monkeypatch.setattr(workers.concurrent.futures, "ProcessPoolExecutor", threads)
     first = main([*command, "--json"]), capsys.readouterr()
     assert asked == []
     assert (main([*command, "--json", "--workers", "3"]), capsys.readouterr()) == first
-    assert asked == [(3, {"initializer", "initargs"})] and first[0] == 0
+    assert asked == [(3, {"initializer", "initargs"})] and first[0] == 0 and len(jobs) > 1
     with pytest.raises(SystemExit):
         main([*command, "--workers", "0"])
     assert "--workers: '0' is too few; pass at least 1" in capsys.readouterr().err
