@@ -268,8 +268,11 @@ class _FromLoss:
     all_actions: bool
 
     def __post_init__(self):
-        for name in ("__name__", "__qualname__"):
+        for name in ("__name__", "__qualname__"):  # it is called what the loss is called
             object.__setattr__(self, name, callables.name_of(self.loss))
+
+    def __repr__(self):
+        return f"<function {callables.name_of(self.loss)} at {id(self):#x}>"
 
     def __call__(self, trajectories, theta, problem):
         policy = problem.policy
@@ -280,7 +283,7 @@ class _FromLoss:
         def f(log_probs, batch):
             return self.loss(log_probs, batch) if self.n_arguments == 2 else self.loss(log_probs, batch, problem)
 
-        f.__name__ = self.__name__
+        f.__name__ = callables.name_of(self.loss)
         slope = self.slope_of(f, table[states] if all_actions else table[states, actions], self.convert(trajectories))
         cells = np.zeros(table.shape)
         np.add.at(cells, states if all_actions else (states, actions), self.sign * slope.astype(np.float64))
