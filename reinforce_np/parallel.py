@@ -8,6 +8,7 @@ import collections
 import pickle
 import warnings
 from concurrent.futures import BrokenExecutor
+from functools import cached_property
 
 IN_FLIGHT = 8  # jobs submitted before the first result is asked for
 UNSENT = (pickle.PicklingError, AttributeError, TypeError)  # what pickle raises: for a lambda, a local function, a lock
@@ -17,6 +18,35 @@ def check_executor(executor):
     """Refuse what cannot run a job."""
     if executor is not None and not hasattr(executor, "submit"):
         raise TypeError(f"executor={executor!r} has no submit; pass a concurrent.futures.Executor, or None")
+
+
+class Parcel:
+    """What many jobs have in common: pickled when it is first sent, and then sent as these bytes.
+
+    Parameters
+    ----------
+    content : object
+        Threads of this process are given the object itself.
+
+    Examples
+    --------
+    >>> pickle.loads(pickle.dumps(Parcel([1, 2]))).content
+    [1, 2]
+    """
+
+    def __init__(self, content):
+        self.content = content
+
+    @cached_property
+    def _bytes(self):
+        return pickle.dumps(self.content, pickle.HIGHEST_PROTOCOL)
+
+    def __reduce__(self):
+        return _opened, (self._bytes,)
+
+
+def _opened(sent):
+    return Parcel(pickle.loads(sent))
 
 
 def in_order(function, jobs, executor=None, in_flight=IN_FLIGHT):

@@ -117,9 +117,9 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     fast = is_fast(estimator, mdp)
     of_blocks: Any = weights_of_blocks if fast else gradients_of_blocks
     problem = (mdp.gamma,) if fast else (mdp, policy, policy.real_theta(theta))  # no more than what is used: it is sent
+    common = parallel.Parcel((walk, meaning, group_size, estimator, *problem))
     size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
-    batches = iter(lambda: list(itertools.islice(seeds, size)), [])
-    jobs = ((of_blocks, walk, meaning, some, group_size, estimator, *problem) for some in batches)
+    jobs = ((of_blocks, some, common) for some in iter(lambda: list(itertools.islice(seeds, size)), []))
     total, returned, n_transitions = sums(parallel.in_order(sums_of_job, jobs, executor, IN_FLIGHT))
     if not np.all(np.isfinite(total)):
         raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
@@ -132,9 +132,9 @@ def is_fast(estimator, mdp):
     return applies(estimator, mdp, np.inf if mdp.horizon is None else mdp.horizon)
 
 
-def sums_of_job(of_blocks, *job):
+def sums_of_job(of_blocks, seeds, common):
     """Return the sums of some blocks: what a worker is asked for, and sent back."""
-    return sums(of_blocks(*job))
+    return sums(of_blocks(seeds, *common.content))
 
 
 def sums(parts):
@@ -145,13 +145,13 @@ def sums(parts):
     return total, returned, n_transitions
 
 
-def weights_of_blocks(walk, meaning, seeds, group_size, estimator, gamma):
+def weights_of_blocks(seeds, walk, meaning, group_size, estimator, gamma):
     """Yield, for each block, what it adds to the weights of pairs (S, A), to returns and to steps."""
     for paths in blocks(walk, seeds, group_size):
         yield *pair_weights(paths, meaning, estimator, gamma), paths.n_transitions
 
 
-def gradients_of_blocks(walk, meaning, seeds, group_size, estimator, mdp, policy, theta):
+def gradients_of_blocks(seeds, walk, meaning, group_size, estimator, mdp, policy, theta):
     """Yield, for each block, what it adds to N times the gradient (D,), to returns and to steps."""
     for paths in blocks(walk, seeds, group_size):
         block = trajectories([paths], meaning, walk.horizon, 0, group_size)

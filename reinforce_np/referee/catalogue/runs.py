@@ -3,6 +3,8 @@
 from reinforce_np import parallel
 from reinforce_np.referee.panel import PANEL
 
+ENTRIES_OF_JOB = 4  # judged on one problem, whose batches are listed once for all of them
+
 
 def judge_each(specimens, problems=None, *, executor=None):
     """Judge entries of the catalogue, exactly.
@@ -30,17 +32,16 @@ def judge_each(specimens, problems=None, *, executor=None):
     {'wrong_sign': ['proportional'], 'gamma_t_dropped': ['biased']}
     """
     parallel.check_executor(executor)
-    jobs = [
-        (specimen, problem)
-        for specimen in specimens
-        for problem in (PANEL if problems is None else problems)
-        if (problem.name == specimen.on if problems is None else specimen.applies_to(problem))
-    ]
+    jobs = []
+    for problem in PANEL if problems is None else problems:
+        chosen = [one for one in specimens if (problem.name == one.on if problems is None else one.applies_to(problem))]
+        jobs += [(chosen[i : i + ENTRIES_OF_JOB], problem) for i in range(0, len(chosen), ENTRIES_OF_JOB)]
     found: dict = {specimen.name: {} for specimen in specimens}
-    for (specimen, problem), verdict in zip(jobs, parallel.in_order(_judged, jobs, executor), strict=True):
-        found[specimen.name][problem.name] = verdict
+    for (some, problem), verdicts in zip(jobs, parallel.in_order(_judged, jobs, executor, len(jobs) + 1), strict=True):
+        for specimen, verdict in zip(some, verdicts, strict=True):
+            found[specimen.name][problem.name] = verdict
     return found
 
 
-def _judged(specimen, problem):
-    return specimen.judge(problem)
+def _judged(specimens, problem):
+    return [specimen.judge(problem) for specimen in specimens]
