@@ -171,7 +171,13 @@ def measured(
     Row
     """
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-        verdict = judge(estimator, mdp, policy, theta, objective=objective, group_size=group_size, behaviour=behaviour)
+        try:
+            verdict = judge(
+                estimator, mdp, policy, theta, objective=objective, group_size=group_size, behaviour=behaviour
+            )
+        except ValueError as error:
+            error.args = (f"{name} at {value:g}: {error}",)  # of whatever kind it is
+            raise
         variance = verdict.moments.total_variance * group_size
         length = float(np.linalg.norm(verdict.moments.mean))
     size = float(np.linalg.norm(verdict.gradient))
