@@ -62,13 +62,14 @@ def real_array(name, value, *, ndim=None, shape=None, minus_infinity=False):
     """Return `value` as a float64 array, refusing wrong shapes and non-finite entries.
 
     ``shape`` may hold None for an axis of any length; ``minus_infinity``
-    admits entries of −inf (masked logits).
+    admits entries of −inf (masked logits). In memory the last axis varies
+    fastest, as after a pickle: another process then adds up in the same order, to the same bits.
     """
     array = _as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} holds {array.dtype} values; it must hold real numbers")
     check_shape(name, array, ndim=ndim, shape=shape)
-    array = array.astype(np.float64)
+    array = array.astype(np.float64, order="C")
     wrong = np.isnan(array) | (array == np.inf) if minus_infinity else ~np.isfinite(array)
     if wrong.any():
         index = first_index(wrong)
@@ -114,7 +115,7 @@ def integer_array(name, value, *, low, high, shape=None, ndim=None):
     if wrong.any():
         index = first_index(wrong)
         raise ValueError(f"{at(name, index)}={int(array[index])} is out of range; it must be in [{low}, {high - 1}]")
-    return array.astype(np.intp)
+    return array.astype(np.intp, order="C")
 
 
 def boolean_array(name, value, *, shape):

@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -38,8 +39,9 @@ from reinforce_np.sampling.blocks import borrowed_arena, draw_block, trajectorie
 from reinforce_np.sampling.draw import block_seeds, block_size
 from reinforce_np.sampling.tables import sampling_tables
 
-BLOCKS_OF_JOB = 4  # at most, of a job for an executor: they share memory, and are sent together
 JOBS = 8  # at least, where there are as many blocks
+BLOCKS_OF_JOB = 32  # at most: of the few jobs of a long run, each is sent the tables once
+IN_FLIGHT = 64  # jobs for workers that have nothing to do; their results are small
 
 BY_GROUPS = {  # what looks at no more than one group at a time
     "advantage": (TotalReturn, RewardToGo, GAE, NStep, LeaveOneOut, GroupMean, GroupStandardised, ActionDependent),
@@ -112,21 +114,17 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
     seeds = block_seeds(n, mdp, group_size, rng)
     walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
-    problem = estimator, mdp, policy, policy.real_theta(theta), group_size
-    if executor is None:
-        parts = parts_of_blocks(walk, meaning, seeds, *problem)
-    else:
-        size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
-        jobs = ((walk, meaning, some, *problem) for some in iter(lambda: list(itertools.islice(seeds, size)), []))
-        parts = itertools.chain.from_iterable(parallel.in_order(list_of_parts, jobs, executor))
-    total, mean_return, n_transitions = 0.0, 0.0, 0
-    for part, returned, transitions in parts:
-        total, mean_return, n_transitions = total + part, mean_return + returned / n, n_transitions + transitions
+    fast = is_fast(estimator, mdp)
+    of_blocks: Any = weights_of_blocks if fast else gradients_of_blocks
+    problem = (mdp.gamma,) if fast else (mdp, policy, policy.real_theta(theta))  # no more than what is used: it is sent
+    common = parallel.Parcel((walk, meaning, group_size, estimator, *problem))
+    size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
+    jobs = ((of_blocks, some, common) for some in iter(lambda: list(itertools.islice(seeds, size)), []))
+    total, returned, n_transitions = sums(parallel.in_order(sums_of_job, jobs, executor, IN_FLIGHT))
     if not np.all(np.isfinite(total)):
         raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
-    fast = is_fast(estimator, mdp)
     gradient = policy.contract(theta, total / divisor(estimator, n)) if fast else total / n
-    return StreamedGradient(gradient, float(mean_return), n, n_transitions)
+    return StreamedGradient(gradient, float(returned / n), n, n_transitions)
 
 
 def is_fast(estimator, mdp):
@@ -134,23 +132,38 @@ def is_fast(estimator, mdp):
     return applies(estimator, mdp, np.inf if mdp.horizon is None else mdp.horizon)
 
 
-def parts_of_blocks(walk, meaning, seeds, estimator, mdp, policy, theta, group_size):
-    """Yield, for each block, what it adds to the weights of pairs or to N times the gradient, to returns and steps."""
+def sums_of_job(of_blocks, seeds, common):
+    """Return the sums of some blocks: what a worker is asked for, and sent back."""
+    return sums(of_blocks(seeds, *common.content))
+
+
+def sums(parts):
+    """Return the sums of weights or gradients, of returns and of steps, added up from first to last."""
+    total, returned, n_transitions = 0.0, 0.0, 0
+    for part, G, steps in parts:
+        total, returned, n_transitions = total + part, returned + G, n_transitions + steps
+    return total, returned, n_transitions
+
+
+def weights_of_blocks(seeds, walk, meaning, group_size, estimator, gamma):
+    """Yield, for each block, what it adds to the weights of pairs (S, A), to returns and to steps."""
+    for paths in blocks(walk, seeds, group_size):
+        yield *pair_weights(paths, meaning, estimator, gamma), paths.n_transitions
+
+
+def gradients_of_blocks(seeds, walk, meaning, group_size, estimator, mdp, policy, theta):
+    """Yield, for each block, what it adds to N times the gradient (D,), to returns and to steps."""
+    for paths in blocks(walk, seeds, group_size):
+        block = trajectories([paths], meaning, walk.horizon, 0, group_size)
+        gradient = estimator.gradient(block, mdp, policy, theta)
+        yield paths.n * gradient, returns(block.rewards, mdp.gamma).sum(), paths.n_transitions
+
+
+def blocks(walk, seeds, group_size):
+    """Yield the blocks, each in the memory of the one before."""
     for entropy, spawn_key, n in seeds:
         with borrowed_arena() as arena:
-            paths = draw_block(walk, entropy, spawn_key, n, group_size, arena)
-            if is_fast(estimator, mdp):
-                part, returned = pair_weights(paths, meaning, estimator, mdp.gamma)
-            else:
-                block = trajectories([paths], meaning, walk.horizon, 0, group_size)
-                part = paths.n * estimator.gradient(block, mdp, policy, theta)
-                returned = returns(block.rewards, mdp.gamma).sum()
-        yield part, returned, paths.n_transitions
-
-
-def list_of_parts(*job):
-    """Return what `parts_of_blocks` yields, in one piece that can be sent."""
-    return list(parts_of_blocks(*job))
+            yield draw_block(walk, entropy, spawn_key, n, group_size, arena)
 
 
 def refuse_whole_batch(estimator):

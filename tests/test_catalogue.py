@@ -22,7 +22,7 @@ from reinforce_np import (
     sample,
 )
 from reinforce_np.command_line import main
-from reinforce_np.referee.catalogue import CATALOGUE, accused, baselines, parts, returns
+from reinforce_np.referee.catalogue import CATALOGUE, accused, baselines, judge_each, parts, returns
 from reinforce_np.referee.causes import likely_cause, named_factor
 from reinforce_np.referee.panel import PANEL
 
@@ -62,6 +62,21 @@ def test_the_accused_pass_every_problem(specimen):
     if specimen.worse_than is not None:
         better = moments(specimen.worse_than, PROBLEMS[specimen.on], exchangeable=True)
         assert on.moments.total_variance > 1.05 * better.total_variance
+
+
+def test_each_is_judged_where_it_applies():
+    some = [specimen for specimen in CATALOGUE if specimen.family in ("returns", "ratios")]
+    two = [PROBLEMS["undiscounted"], PROBLEMS["other data"]]
+    found = judge_each(some, two)
+    assert {name: list(verdicts) for name, verdicts in found.items()} == {
+        specimen.name: [problem.name for problem in two if specimen.applies_to(problem)] for specimen in some
+    }
+    for specimen in some[::7]:
+        for problem in (problem for problem in two if specimen.applies_to(problem)):
+            assert found[specimen.name][problem.name].as_dict() == specimen.judge(problem).as_dict()
+    assert {name: list(verdicts) for name, verdicts in judge_each(some[:6]).items()} == {
+        one.name: [one.on] for one in some[:6]
+    }
 
 
 def test_what_is_declared_exchangeable_is():

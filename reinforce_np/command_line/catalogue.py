@@ -3,7 +3,8 @@
 import json
 import textwrap
 
-from reinforce_np.referee.catalogue import CATALOGUE
+from reinforce_np.command_line.workers import add_option, workers
+from reinforce_np.referee.catalogue import CATALOGUE, judge_each
 from reinforce_np.referee.panel import PANEL, judge_on_panel
 
 WIDTH = 110
@@ -19,19 +20,21 @@ def add_to(commands):
     )
     parser.add_argument("name", nargs="?", help="one entry in full")
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
+    add_option(parser, "judge")
     parser.set_defaults(run=run)
 
 
 def run(options):
     """Run the command and return its exit code."""
-    if options.name is not None:
-        specimen = _named(options.name)
-        found = _on_panel(specimen)
+    specimen = None if options.name is None else _named(options.name)
+    with workers(options.workers) as executor:
+        found = judge_each(CATALOGUE, executor=executor) if specimen is None else _on_panel(specimen, executor)
+    if specimen is None:
+        document = {"catalogue": [_entry(one) | _judged(found[one.name][one.on]) for one in CATALOGUE]}
+        text = _table(document["catalogue"])
+    else:
         document = _entry(specimen) | {"panel": found.as_dict()}
         text = _in_full(specimen, found)
-    else:
-        document = {"catalogue": [_entry(specimen) | _judged(specimen) for specimen in CATALOGUE]}
-        text = _table(document["catalogue"])
     print(json.dumps(document, allow_nan=False) if options.json else text)
     return 0
 
@@ -49,7 +52,7 @@ def _named(name):
     )
 
 
-def _on_panel(specimen):
+def _on_panel(specimen, executor):
     """Judge on the problems that have what the entry needs."""
     return judge_on_panel(
         specimen.function,
@@ -57,6 +60,7 @@ def _on_panel(specimen):
         off_policy="behaviour" in specimen.needs,
         exchangeable=specimen.exchangeable,
         problems=[problem for problem in PANEL if specimen.applies_to(problem)],
+        executor=executor,
     )
 
 
@@ -73,9 +77,7 @@ def _entry(specimen):
     }
 
 
-def _judged(specimen):
-    """Return the verdict on the problem that the numbers are stated on."""
-    verdict = specimen.judge(next(problem for problem in PANEL if problem.name == specimen.on))
+def _judged(verdict):
     return {
         "objective": type(verdict.objective).__name__,
         "verdict": verdict.kind,

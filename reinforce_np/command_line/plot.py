@@ -7,6 +7,7 @@ import numpy as np
 
 from reinforce_np import arguments, plots
 from reinforce_np.command_line import models, recipes, train
+from reinforce_np.command_line.workers import positive, workers
 from reinforce_np.environments import ModelSource
 from reinforce_np.estimators import GAE, Estimator, RewardToGo, algorithms
 from reinforce_np.exact import values
@@ -62,7 +63,7 @@ def _learning(kinds):
         help="names separated by commas (default: reinforce,reinforce-baseline)",
     )
     group.add_argument(
-        "--runs", type=train.positive, default=RUNS, metavar="N", help=f"seeds, from --seed on (default: {RUNS})"
+        "--runs", type=positive, default=RUNS, metavar="N", help=f"seeds, from --seed on (default: {RUNS})"
     )
     _output(parser)
     parser.set_defaults(run=learning)
@@ -76,9 +77,9 @@ def _cloud(kinds):
     models.add_options(parser)
     group = parser.add_argument_group("the cloud")
     group.add_argument(
-        "--batch-size", type=train.positive, default=20, metavar="N", help="trajectories in a batch (default: 20)"
+        "--batch-size", type=positive, default=20, metavar="N", help="trajectories in a batch (default: 20)"
     )
-    group.add_argument("--batches", type=train.positive, default=BATCHES, metavar="N", help=f"default: {BATCHES}")
+    group.add_argument("--batches", type=positive, default=BATCHES, metavar="N", help=f"default: {BATCHES}")
     _output(parser)
     parser.set_defaults(run=cloud)
 
@@ -94,9 +95,9 @@ def _landscape(kinds):
     group.add_argument("--mdp", metavar="MODEL", default="kakade_two_state", help="default: kakade_two_state")
     group.add_argument("--theta", metavar="THETA", help="where to start (default: a corner where little is learned)")
     group.add_argument("--rate", type=train.positive_real, default=0.5, help="step size (default: 0.5)")
-    group.add_argument("--steps", type=train.positive, default=200, metavar="N", help="default: 200")
+    group.add_argument("--steps", type=positive, default=200, metavar="N", help="default: 200")
     group.add_argument(
-        "--batch-size", type=train.positive, default=10, metavar="N", help="trajectories in a batch (default: 10)"
+        "--batch-size", type=positive, default=10, metavar="N", help="trajectories in a batch (default: 10)"
     )
     _output(parser)
     parser.set_defaults(run=landscape)
@@ -126,7 +127,7 @@ def learning(options):
         runs = []
         for seed in range(first, first + options.runs):
             options.seed = seed
-            with train.workers(options.workers) as executor:
+            with workers(options.workers) as executor:
                 runs.append(task.train(executor, None, None).history)
         histories[name] = runs
         if task.finite and path is None:

@@ -1,11 +1,8 @@
 """``train``: sample, score, update, repeat, with the exact answer beside it where the model is finite."""
 
 import argparse
-import concurrent.futures
-import contextlib
 import json
 import os
-import signal
 import sys
 from typing import Any
 
@@ -14,6 +11,7 @@ import numpy as np
 from reinforce_np import exact, plots
 from reinforce_np.command_line import black_boxes, models, recipes
 from reinforce_np.command_line.progress import Progress
+from reinforce_np.command_line.workers import add_option, positive, workers
 from reinforce_np.environments import ModelSource
 from reinforce_np.files.disk import replacing
 from reinforce_np.training import Checkpoint, Evaluation, exact_path, train
@@ -151,13 +149,7 @@ def add_training(parser):
         "--memory", type=models.real, help=f"what earlier batches count in least squares (default: {recipes.MEMORY})"
     )
     group.add_argument("--in-sample", action="store_true", help="fit V on the batch it is used on: biased")
-    group.add_argument(
-        "--workers",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="processes that draw episodes; changes no bit (default: 1)",
-    )
+    add_option(group, "draw episodes")
     parser.set_defaults(discounted_score=None)
 
 
@@ -197,14 +189,6 @@ def add_output(parser):
         "--plot", metavar="FILE", help="draw the learning curve: file.png, file.svg or file.pdf (needs matplotlib)"
     )
     group.add_argument("--json", action="store_true", help="print one JSON document instead")
-
-
-def positive(text):
-    """Parse a whole number >= 1."""
-    value = models.whole(text)
-    if not value:
-        raise argparse.ArgumentTypeError("'0' is too few; pass at least 1")
-    return value
 
 
 def positive_real(text):
@@ -390,21 +374,6 @@ def check_place(option, path):
     """Refuse a path at which no file can be written."""
     if path is not None and (not os.path.isdir(os.path.dirname(os.path.abspath(path))) or os.path.isdir(path)):
         raise ValueError(f"--{option} {path}: its folder does not exist, or it is one; pass the path of a file")
-
-
-@contextlib.contextmanager
-def workers(n):
-    """Return an executor of `n` processes that leave interrupts to this one, or None for one."""
-    if n == 1:
-        yield None
-        return
-    executor = concurrent.futures.ProcessPoolExecutor(
-        n, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-    )
-    try:
-        yield executor
-    finally:
-        executor.shutdown(cancel_futures=True)
 
 
 def _say(text):

@@ -15,6 +15,7 @@ from typing import Any
 
 from reinforce_np import arguments, plots, sweeps
 from reinforce_np.command_line import models, parts
+from reinforce_np.command_line.workers import add_option, positive, workers
 from reinforce_np.files.disk import replacing
 from reinforce_np.sweeps.table import BATCH_SIZE, COLUMNS
 
@@ -121,6 +122,7 @@ def _add_sweep(kinds, command):
     output.add_argument(
         "--plot", metavar="FILE", help="draw the picture: file.png, file.svg or file.pdf (needs matplotlib)"
     )
+    add_option(output, "compute the rows")
     models.add_options(parser)
     parser.add_argument(
         "--mdp", metavar="MODEL",
@@ -133,14 +135,6 @@ def _add_sweep(kinds, command):
 def _no_sweep(parser):
     parser.print_help()
     return 2
-
-
-def positive(text):
-    """Parse a whole number >= 1."""
-    value = models.whole(text)
-    if not value:
-        raise argparse.ArgumentTypeError("'0' is too few; pass at least 1")
-    return value
 
 
 def run(command, options):
@@ -156,7 +150,8 @@ def run(command, options):
         if options.values is None
         else _values("--values", options.values, command.parse, command.low, command.high)
     )
-    problem, sweep = _sweep(command, options, values)
+    with workers(options.workers) as executor:
+        problem, sweep = _sweep(command, options, values, executor)
     if options.csv is not None:
         _write(options.csv, "--csv", as_csv(sweep).encode())
     if options.plot is not None:
@@ -168,9 +163,9 @@ def run(command, options):
     return 0
 
 
-def _sweep(command, options, values):
+def _sweep(command, options, values, executor):
     """Return the problem (None for the verifier's prompts) and the rows."""
-    sizes = {} if command.name == "batch" else {"batch_size": options.batch_size}
+    sizes = {"executor": executor} | ({} if command.name == "batch" else {"batch_size": options.batch_size})
     if command.name == "group-size":
         given = [name for name in ("success", "actions") if getattr(options, name) is not None]
         if options.mdp is None:

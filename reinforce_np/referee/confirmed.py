@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from reinforce_np import arguments
+from reinforce_np import arguments, parallel
 from reinforce_np.checks.confirmation import ALPHA, confirm, probability
 from reinforce_np.checks.laws import LIMIT
 from reinforce_np.estimators import Estimator
@@ -120,6 +120,7 @@ def confirm_on_panel(
     problems=None,
     alpha=ALPHA,
     limit=LIMIT,
+    executor=None,
     rng=None,
 ):
     """Draw `n` batches of every problem of the panel, and judge the estimator on each.
@@ -151,6 +152,9 @@ def confirm_on_panel(
         Family-wise false-alarm rate, shared by the problems.
     limit : int
         As in `confirm`.
+    executor : concurrent.futures.Executor, optional
+        Draws and judges the problems side by side. The result is the same, bit for bit, if the function keeps
+        nothing between calls and draws no random numbers of its own.
     rng : None, int, numpy.random.SeedSequence or numpy.random.Generator
         Seed.
 
@@ -174,22 +178,36 @@ def confirm_on_panel(
     applicable = [problem for problem in problems if off_policy or problem.behaviour is None]
     if not applicable:
         raise ValueError("problems: none of them is applicable; pass off_policy=True, or others")
-    rows = []
+    parallel.check_executor(executor)
+    common = {
+        "n": n,
+        "objective": objective,
+        "exchangeable": exchangeable,
+        "alpha": alpha / len(applicable),
+        "limit": limit,
+    }
+    jobs = []
     for problem, seed in zip(problems, seed_sequence(rng).spawn(len(problems)), strict=True):
+        if off_policy or problem.behaviour is None:
+            own_like = like if like is None or isinstance(like, Estimator) else like(problem)
+            jobs.append((estimator, problem, common | {"like": own_like, "rng": seed}))
+    confirmed, rows = parallel.in_order(_confirmed, jobs, executor), []
+    for problem in problems:
         if not off_policy and problem.behaviour is not None:
             rows.append(ConfirmedRow(problem, None, elsewhere))
             continue
-        own_like = like if like is None or isinstance(like, Estimator) else like(problem)
-        try:
-            found = confirm(
-                estimator, problem, n=n, objective=objective, like=own_like, exchangeable=exchangeable,
-                alpha=alpha / len(applicable), limit=limit, rng=seed,
-            )  # fmt: skip
-        except Exception as error:
-            error.add_note(
-                f"on the problem {problem.name!r} of the panel, in batches of {problem.prompts} x {problem.group_size}"
-            )
-            raise
+        found = next(confirmed)
         unknown = "nothing is known of how much it scatters: pass like="
         rows.append(ConfirmedRow(problem, found) if found.guaranteed else ConfirmedRow(problem, None, unknown))
     return PanelConfirmation(n, alpha, tuple(rows))
+
+
+def _confirmed(estimator, problem, options):
+    """Return the confirmation on one problem, in whatever process."""
+    try:
+        return confirm(estimator, problem, **options)
+    except Exception as error:
+        error.add_note(
+            f"on the problem {problem.name!r} of the panel, in batches of {problem.prompts} x {problem.group_size}"
+        )
+        raise

@@ -35,6 +35,8 @@ gradient WRONG in 3 of 3 components: no simple factor, sign or permutation expla
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -116,7 +118,7 @@ def numpy_loss(loss: Callable, *, maximise=False, all_actions=False, differences
     biased for the gradient of Discounted: relative bias 1.09, cosine -0.3273; ... mean -0.111111, gradient 1
     """
     by = _by_differences if arguments.flag("differences", differences) else _by_complex_step
-    return _estimator(loss, by, lambda trajectories: trajectories, maximise, all_actions)
+    return _estimator(loss, by, _as_it_is, maximise, all_actions)
 
 
 def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=np.float64):
@@ -165,24 +167,27 @@ def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=n
     if precision.kind != "f" or precision.itemsize > 8:
         raise ValueError(f"precision={precision} is no type of tensor here; pass np.float64, np.float32 or np.float16")
 
-    def to_tensors(trajectories):
-        torch = _imported("torch", "torch_loss", "PyTorch")
-        kind = getattr(torch, precision.name)
-        return _converted(trajectories, lambda x: torch.tensor(x, dtype=kind if x.dtype.kind == "f" else None))
+    return _estimator(loss, partial(_by_torch, precision), partial(_to_tensors, precision), maximise, all_actions)
 
-    def by_autograd(f, log_probs, batch):
-        torch = _imported("torch", "torch_loss", "PyTorch")
-        with torch.enable_grad():
-            leaf = torch.tensor(log_probs, dtype=getattr(torch, precision.name), requires_grad=True)
-            value = f(leaf, batch)
-            if not isinstance(value, torch.Tensor) or np.prod(value.shape) != 1:
-                raise _not_a_number(f, value)
-            if not getattr(value, "requires_grad", False):  # a constant, where all of a batch is filtered out
-                return np.zeros(log_probs.shape, dtype=precision)
-            (slope,) = torch.autograd.grad(value, leaf, allow_unused=True)
-        return np.zeros(log_probs.shape, dtype=precision) if slope is None else slope.cpu().numpy()
 
-    return _estimator(loss, by_autograd, to_tensors, maximise, all_actions)
+def _to_tensors(precision, trajectories):
+    torch = _imported("torch", "torch_loss", "PyTorch")
+    kind = getattr(torch, precision.name)
+    return _converted(trajectories, lambda x: torch.tensor(x, dtype=kind if x.dtype.kind == "f" else None))
+
+
+def _by_torch(precision, f, log_probs, batch):
+    """Return ∂loss/∂log_probs by PyTorch."""
+    torch = _imported("torch", "torch_loss", "PyTorch")
+    with torch.enable_grad():
+        leaf = torch.tensor(log_probs, dtype=getattr(torch, precision.name), requires_grad=True)
+        value = f(leaf, batch)
+        if not isinstance(value, torch.Tensor) or np.prod(value.shape) != 1:
+            raise _not_a_number(f, value)
+        if not getattr(value, "requires_grad", False):  # a constant, where all of a batch is filtered out
+            return np.zeros(log_probs.shape, dtype=precision)
+        (slope,) = torch.autograd.grad(value, leaf, allow_unused=True)
+    return np.zeros(log_probs.shape, dtype=precision) if slope is None else slope.cpu().numpy()
 
 
 def jax_loss(loss: Callable, *, maximise=False, all_actions=False):
@@ -219,22 +224,24 @@ def jax_loss(loss: Callable, *, maximise=False, all_actions=False):
     >>> judge(estimator, problem).kind  # doctest: +SKIP
     'unbiased'
     """
+    return _estimator(loss, _by_jax, _to_jax, maximise, all_actions)
 
-    def to_arrays(trajectories):
-        return _converted(trajectories, _imported("jax.numpy", "jax_loss", "JAX").asarray)
 
-    def by_grad(f, log_probs, batch):
-        jax, jnp = _imported("jax", "jax_loss", "JAX"), _imported("jax.numpy", "jax_loss", "JAX")
+def _to_jax(trajectories):
+    return _converted(trajectories, _imported("jax.numpy", "jax_loss", "JAX").asarray)
 
-        def value_of(x):
-            value = f(x, batch)
-            if isinstance(value, tuple | list | dict) or jnp.size(value) != 1:
-                raise _not_a_number(f, value)
-            return jnp.reshape(jnp.asarray(value, dtype=x.dtype), ())
 
-        return np.asarray(jax.grad(value_of)(jnp.asarray(log_probs)))
+def _by_jax(f, log_probs, batch):
+    """Return ∂loss/∂log_probs by JAX."""
+    jax, jnp = _imported("jax", "jax_loss", "JAX"), _imported("jax.numpy", "jax_loss", "JAX")
 
-    return _estimator(loss, by_grad, to_arrays, maximise, all_actions)
+    def value_of(x):
+        value = f(x, batch)
+        if isinstance(value, tuple | list | dict) or jnp.size(value) != 1:
+            raise _not_a_number(f, value)
+        return jnp.reshape(jnp.asarray(value, dtype=x.dtype), ())
+
+    return np.asarray(jax.grad(value_of)(jnp.asarray(log_probs)))
 
 
 def _estimator(loss, slope_of, convert, maximise, all_actions):
@@ -246,24 +253,45 @@ def _estimator(loss, slope_of, convert, maximise, all_actions):
         raise TypeError(
             f"loss={loss!r}: pass a function loss(log_probs, trajectories) or loss(log_probs, trajectories, problem)"
         )
+    return _FromLoss(loss, n, slope_of, convert, sign, all_actions)
 
-    def estimate(trajectories, theta, problem):
+
+@dataclass(frozen=True, eq=False)
+class _FromLoss:
+    """An estimate from a loss: a record and no closure, so that it can be sent to other processes."""
+
+    loss: Callable
+    n_arguments: int
+    slope_of: Callable
+    convert: Callable
+    sign: float
+    all_actions: bool
+
+    def __post_init__(self):
+        for name in ("__name__", "__qualname__"):  # it is called what the loss is called
+            object.__setattr__(self, name, callables.name_of(self.loss))
+
+    def __repr__(self):
+        return f"<function {callables.name_of(self.loss)} at {id(self):#x}>"
+
+    def __call__(self, trajectories, theta, problem):
         policy = problem.policy
         trajectories = trajectories.of_model(policy.n_states, policy.n_actions)
         states, actions = trajectories.states, trajectories.actions
-        table = policy.log_probabilities(theta)
+        table, all_actions = policy.log_probabilities(theta), self.all_actions
 
         def f(log_probs, batch):
-            return loss(log_probs, batch) if n == 2 else loss(log_probs, batch, problem)
+            return self.loss(log_probs, batch) if self.n_arguments == 2 else self.loss(log_probs, batch, problem)
 
-        f.__name__ = estimate.__name__
-        slope = slope_of(f, table[states] if all_actions else table[states, actions], convert(trajectories))
+        f.__name__ = callables.name_of(self.loss)
+        slope = self.slope_of(f, table[states] if all_actions else table[states, actions], self.convert(trajectories))
         cells = np.zeros(table.shape)
-        np.add.at(cells, states if all_actions else (states, actions), sign * slope.astype(np.float64))
+        np.add.at(cells, states if all_actions else (states, actions), self.sign * slope.astype(np.float64))
         return policy.contract(theta, cells).astype(slope.dtype)
 
-    estimate.__name__ = estimate.__qualname__ = callables.name_of(loss)
-    return estimate
+
+def _as_it_is(trajectories):
+    return trajectories
 
 
 def _by_complex_step(f, log_probs, batch):

@@ -1,12 +1,14 @@
 """Sweeps over the size of a group: RLOO against GRPO, under a verifier that says right or wrong."""
 
+from functools import partial
+
 import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.estimators import Estimator, GroupMean, GroupStandardised, LeaveOneOut
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import TabularSoftmax
-from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, several
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, rows_of, several
 
 GROUP_SIZES = (2, 4, 8, 16, 32, 64)
 SUCCESS = (0.5, 0.1, 0.02)
@@ -60,7 +62,7 @@ def verifier(success, n_actions=4):
     return mdp, TabularSoftmax(S, n_actions), theta.ravel()
 
 
-def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_SIZE, setting=""):
+def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_SIZE, setting="", executor=None):
     """RLOO, the group's mean, and its mean and deviation, for groups of N trajectories from one first state.
 
     Parameters
@@ -73,6 +75,8 @@ def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_
         Trajectories of the errors: batch_size / N groups.
     setting : str
         A name for this problem.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -89,16 +93,24 @@ def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_
     8 group mean (Dr. GRPO)           0.875 1.43
     8 group mean and deviation (GRPO) 1.856 1.28
     """
+    cases = _cases(mdp, policy, theta, values, batch_size=batch_size, setting=setting)
+    return Sweep("group-size", rows_of(cases, executor))
+
+
+def _cases(mdp, policy, theta, values, *, batch_size, setting):
+    """Return the cases of one problem."""
     finite_horizon(mdp)
-    n, rows = count("batch_size", batch_size), []
-    for group_size in several("values", values, _group_size):
-        for name, advantage in FAMILY:
-            options = {"batch_size": n, "group_size": group_size, "setting": setting}
-            rows.append(measured(group_size, name, Estimator(advantage), mdp, policy, theta, **options))
-    return Sweep("group-size", tuple(rows))
+    options = {"batch_size": count("batch_size", batch_size), "setting": setting}
+    return [
+        partial(measured, N, name, Estimator(advantage), mdp, policy, theta, group_size=N, **options)
+        for N in several("values", values, _group_size)
+        for name, advantage in FAMILY
+    ]
 
 
-def over_group_size_of_verifier(success=SUCCESS, values=GROUP_SIZES, *, n_actions=4, batch_size=BATCH_SIZE):
+def over_group_size_of_verifier(
+    success=SUCCESS, values=GROUP_SIZES, *, n_actions=4, batch_size=BATCH_SIZE, executor=None
+):
     """`over_group_size` for a prompt of each success probability alone, and for all of them together.
 
     With one prompt GRPO is the gradient times a factor, which nears
@@ -114,6 +126,8 @@ def over_group_size_of_verifier(success=SUCCESS, values=GROUP_SIZES, *, n_action
         As in `verifier`.
     batch_size : int
         As in `over_group_size`.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -130,11 +144,11 @@ def over_group_size_of_verifier(success=SUCCESS, values=GROUP_SIZES, *, n_action
     """
     success = several("success", success, _probability)
     problems = [(f"p = {p:g}", [p]) for p in success] + ([("all prompts", success)] if len(success) > 1 else [])
-    rows: tuple = ()
+    cases = []
     for setting, probabilities in problems:
         mdp, policy, theta = verifier(probabilities, n_actions)
-        rows += over_group_size(mdp, policy, theta, values, batch_size=batch_size, setting=setting).rows
-    return Sweep("group-size", rows)
+        cases += _cases(mdp, policy, theta, values, batch_size=batch_size, setting=setting)
+    return Sweep("group-size", rows_of(cases, executor))
 
 
 def _probability(name, value):

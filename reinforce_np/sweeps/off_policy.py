@@ -1,5 +1,7 @@
 """Sweeps on trajectories of another policy: what importance sampling costs."""
 
+from functools import partial
+
 import numpy as np
 
 from reinforce_np.estimators import (
@@ -14,7 +16,7 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.exact import Undiscounted, occupancy
 from reinforce_np.exact import values as exact_values
-from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, several, share
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, rows_of, several, share
 
 HORIZONS = (2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40)
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -75,7 +77,7 @@ def trajectory_divergence(mdp, policy, theta, behaviour):
     return max(float(visits @ (pi * gaps).sum(axis=1)), 0.0)
 
 
-def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size=BATCH_SIZE):
+def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size=BATCH_SIZE, executor=None):
     """How variance grows with the length of the episode, on-policy and by importance sampling.
 
     On-policy it grows like a power of the horizon, and stops when episodes
@@ -91,6 +93,8 @@ def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size
         The behaviour is the policy, and uniform with this probability.
     batch_size : int
         N of the errors.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -106,7 +110,7 @@ def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size
     per-decision ratio         6.5e+08
     V-trace (truncated ratio)  1.8e+02
     """
-    n, rows = count("batch_size", batch_size), []
+    n, cases = count("batch_size", batch_size), []
     mu = mixed_with_uniform(policy, theta, epsilon)
     for horizon in several("values", values, count):
         model = mdp.replace(horizon=horizon)
@@ -121,11 +125,11 @@ def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size
             ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace()), False),
         ):
             source = {} if on_policy else {"behaviour": mu, "kl": kl}
-            rows.append(measured(horizon, name, estimator, model, policy, theta, batch_size=n, **source))
-    return Sweep("horizon", tuple(rows))
+            cases.append(partial(measured, horizon, name, estimator, model, policy, theta, batch_size=n, **source))
+    return Sweep("horizon", rows_of(cases, executor))
 
 
-def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE):
+def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE, executor=None):
     """What distance between behaviour and policy costs: variance with the ratio, bias without.
 
     All use the true V as baseline or critic. The distance is in the rows as `kl`.
@@ -138,6 +142,8 @@ def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE):
         ε in [0, 1]: the behaviour is the policy, and uniform with this probability.
     batch_size : int
         N of the errors.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -156,7 +162,7 @@ def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE):
     no ratio                  biased   5.85
     """
     finite_horizon(mdp)
-    n, rows = count("batch_size", batch_size), []
+    n, cases = count("batch_size", batch_size), []
     V = exact_values(mdp, policy, theta)
     for epsilon in several("values", values, share):
         mu = mixed_with_uniform(policy, theta, epsilon)
@@ -168,5 +174,7 @@ def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE):
             ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace())),
             ("no ratio", Estimator(RewardToGo(V))),
         ):
-            rows.append(measured(epsilon, name, estimator, mdp, policy, theta, batch_size=n, behaviour=mu, kl=kl))
-    return Sweep("behaviour", tuple(rows))
+            cases.append(
+                partial(measured, epsilon, name, estimator, mdp, policy, theta, batch_size=n, behaviour=mu, kl=kl)
+            )
+    return Sweep("behaviour", rows_of(cases, executor))

@@ -1,6 +1,7 @@
 """Sweeps on the policy's own trajectories: discount, λ, baseline, batch size."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from reinforce_np import arguments
 from reinforce_np.estimators import GAE, Estimator, LeaveOneOut, RewardToGo, TotalReturn
 from reinforce_np.exact import Undiscounted, objective, occupancy, optimal_baseline
 from reinforce_np.exact import values as exact_values
-from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, several, share
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, rows_of, several, share
 
 GAMMAS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.96, 0.98, 0.99, 1.0)
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -18,7 +19,7 @@ GROUP = 4  # members of a group in the sweep over batch sizes
 BIASED_LAMBDA = 0.8
 
 
-def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE):
+def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE, executor=None):
     """Bias and variance of discounting more than the objective asks for.
 
     The objective is the undiscounted return. Estimators use γ < 1 all the
@@ -33,6 +34,8 @@ def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE):
         γ, in [0, 1].
     batch_size : int
         N of the errors.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -49,17 +52,19 @@ def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE):
     1.0 gamma on rewards only unbiased
     """
     finite_horizon(mdp)
-    n, rows = count("batch_size", batch_size), []
+    n, cases = count("batch_size", batch_size), []
     for gamma in several("values", values, share):
         model = mdp.replace(gamma=gamma)
         V = exact_values(model, policy, theta)
         for name, discounted in (("gamma on rewards and score", True), ("gamma on rewards only", False)):
             estimator = Estimator(RewardToGo(V), discounted_score=discounted)
-            rows.append(measured(gamma, name, estimator, model, policy, theta, batch_size=n, objective=Undiscounted()))
-    return Sweep("gamma", tuple(rows))
+            cases.append(
+                partial(measured, gamma, name, estimator, model, policy, theta, batch_size=n, objective=Undiscounted())
+            )
+    return Sweep("gamma", rows_of(cases, executor))
 
 
-def over_lambda(mdp, policy, theta, values=LAMBDAS, *, batch_size=BATCH_SIZE):
+def over_lambda(mdp, policy, theta, values=LAMBDAS, *, batch_size=BATCH_SIZE, executor=None):
     """Bias and variance of GAE(λ): with the true critic, that of the uniform policy, and none.
 
     Parameters
@@ -70,6 +75,8 @@ def over_lambda(mdp, policy, theta, values=LAMBDAS, *, batch_size=BATCH_SIZE):
         λ, in [0, 1].
     batch_size : int
         N of the errors.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -89,7 +96,7 @@ def over_lambda(mdp, policy, theta, values=LAMBDAS, *, batch_size=BATCH_SIZE):
     1.0 no critic unbiased
     """
     finite_horizon(mdp)
-    n, rows = count("batch_size", batch_size), []
+    n, cases = count("batch_size", batch_size), []
     critics = (
         ("true critic", exact_values(mdp, policy, theta)),
         ("wrong critic", wrong_critic(mdp, policy)),
@@ -97,8 +104,8 @@ def over_lambda(mdp, policy, theta, values=LAMBDAS, *, batch_size=BATCH_SIZE):
     )
     for lam in several("values", values, share):
         for name, critic in critics:
-            rows.append(measured(lam, name, Estimator(GAE(critic, lam)), mdp, policy, theta, batch_size=n))
-    return Sweep("lambda", tuple(rows))
+            cases.append(partial(measured, lam, name, Estimator(GAE(critic, lam)), mdp, policy, theta, batch_size=n))
+    return Sweep("lambda", rows_of(cases, executor))
 
 
 def wrong_critic(mdp, policy):
@@ -116,7 +123,7 @@ def wrong_critic(mdp, policy):
     return exact_values(mdp, policy, np.zeros(policy.n_parameters))
 
 
-def over_baseline(mdp, policy, theta, values=WEIGHTS, *, batch_size=BATCH_SIZE, seed=0):
+def over_baseline(mdp, policy, theta, values=WEIGHTS, *, batch_size=BATCH_SIZE, seed=0, executor=None):
     """What a baseline removes, from none (w = 0) over the true one (w = 1) to twice as much (w = 2).
 
     For the total return b = w J; for reward-to-go b(t, s) = w V(t, s), and
@@ -134,6 +141,8 @@ def over_baseline(mdp, policy, theta, values=WEIGHTS, *, batch_size=BATCH_SIZE, 
         N of the errors.
     seed : int
         Of the noise.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -151,7 +160,7 @@ def over_baseline(mdp, policy, theta, values=WEIGHTS, *, batch_size=BATCH_SIZE, 
     reward-to-go, best b(s)           5.61
     """
     finite_horizon(mdp)
-    n, rows = count("batch_size", batch_size), []
+    n, cases = count("batch_size", batch_size), []
     J, V = float(objective(mdp, policy, theta)), exact_values(mdp, policy, theta)[:-1]
     visits = occupancy(mdp, policy, theta, objective=Undiscounted())
     z = np.random.default_rng(arguments.integer("seed", seed)).normal(size=V.shape)
@@ -165,11 +174,11 @@ def over_baseline(mdp, policy, theta, values=WEIGHTS, *, batch_size=BATCH_SIZE, 
             ("reward-to-go, b = V(s) + noise", RewardToGo(V + (1 - w) * z)),
             ("reward-to-go, best b(s)", RewardToGo(best)),
         ):
-            rows.append(measured(w, name, Estimator(advantage), mdp, policy, theta, batch_size=n))
-    return Sweep("baseline", tuple(rows))
+            cases.append(partial(measured, w, name, Estimator(advantage), mdp, policy, theta, batch_size=n))
+    return Sweep("baseline", rows_of(cases, executor))
 
 
-def over_batch(mdp, policy, theta, values=BATCHES):
+def over_batch(mdp, policy, theta, values=BATCHES, *, executor=None):
     """The error against the number of trajectories: noise falls as 1/√N, bias stays.
 
     Parameters
@@ -178,6 +187,8 @@ def over_batch(mdp, policy, theta, values=BATCHES):
         The problem, with a horizon.
     values : sequence of int
         N; RLOO, which compares trajectories in groups of 4, has a row where N is a multiple of that.
+    executor : concurrent.futures.Executor, optional
+        Computes the rows side by side; the result is the same, bit for bit.
 
     Returns
     -------
@@ -205,9 +216,12 @@ def over_batch(mdp, policy, theta, values=BATCHES):
         ("GAE 0, wrong critic", GAE(wrong, 0.0), 1),
     )
     values = several("values", values, count)
-    once = [
-        measured(1, name, Estimator(advantage), mdp, policy, theta, batch_size=1, group_size=group_size)
-        for name, advantage, group_size in family
-    ]
+    once = rows_of(
+        (
+            partial(measured, 1, name, Estimator(advantage), mdp, policy, theta, batch_size=1, group_size=group_size)
+            for name, advantage, group_size in family
+        ),
+        executor,
+    )
     rows = [replace(row.averaged_over(n), value=n) for n in values for row in once if n % row.group_size == 0]
     return Sweep("batch", tuple(rows))

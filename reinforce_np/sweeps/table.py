@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reinforce_np import arguments
+from reinforce_np import arguments, parallel
 from reinforce_np.exact import Discounted, judge
 
 BATCH_SIZE = 100  # trajectories the error is stated for, unless told otherwise
@@ -112,6 +112,28 @@ class Sweep:
         return {key: tuple(np.array(pairs, dtype=float).T) for key, pairs in found.items()}
 
 
+def rows_of(cases, executor):
+    """Return the row of each case, in their order, whoever computes it.
+
+    Parameters
+    ----------
+    cases : iterable of callable
+        Each returns a `Row`: `measured` with its arguments.
+    executor : concurrent.futures.Executor or None
+        Runs them; this process does if there is none.
+
+    Returns
+    -------
+    tuple of Row
+    """
+    parallel.check_executor(executor)
+    return tuple(parallel.in_order(_row_of, ((case,) for case in cases), executor))
+
+
+def _row_of(case):
+    return case()
+
+
 def measured(
     value,
     name,
@@ -149,7 +171,13 @@ def measured(
     Row
     """
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-        verdict = judge(estimator, mdp, policy, theta, objective=objective, group_size=group_size, behaviour=behaviour)
+        try:
+            verdict = judge(
+                estimator, mdp, policy, theta, objective=objective, group_size=group_size, behaviour=behaviour
+            )
+        except ValueError as error:
+            error.args = (f"{name} at {value:g}: {error}",)  # of whatever kind it is
+            raise
         variance = verdict.moments.total_variance * group_size
         length = float(np.linalg.norm(verdict.moments.mean))
     size = float(np.linalg.norm(verdict.gradient))

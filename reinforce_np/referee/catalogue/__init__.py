@@ -20,9 +20,10 @@ from reinforce_np.referee.catalogue import (
     returns,
     scores,
 )
+from reinforce_np.referee.catalogue.runs import judge_each
 from reinforce_np.referee.catalogue.specimen import Specimen
 
 FAMILIES = (returns, scores, baselines, ratios, bootstrapping, penalties, normalisation, batches, accused)
 CATALOGUE = tuple(specimen for family in FAMILIES for specimen in family.SPECIMENS)
 
-__all__ = ["CATALOGUE", "Specimen"]
+__all__ = ["CATALOGUE", "Specimen", "judge_each"]
