@@ -34,7 +34,7 @@ from reinforce_np.estimators import (
     VTrace,
     returns,
 )
-from reinforce_np.estimators.packed import applies, divisor, pair_weights
+from reinforce_np.estimators.packed import applies, divisor, finite, pair_weights
 from reinforce_np.sampling.blocks import borrowed_arena, draw_block, trajectories
 from reinforce_np.sampling.draw import block_seeds, block_size
 from reinforce_np.sampling.tables import sampling_tables
@@ -121,9 +121,7 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
     jobs = ((of_blocks, some, common) for some in iter(lambda: list(itertools.islice(seeds, size)), []))
     total, returned, n_transitions = sums(parallel.in_order(sums_of_job, jobs, executor, IN_FLIGHT))
-    if not np.all(np.isfinite(total)):
-        raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
-    gradient = policy.contract(theta, total / divisor(estimator, n)) if fast else total / n
+    gradient = policy.contract(theta, finite(total) / divisor(estimator, n)) if fast else finite(total) / n
     return StreamedGradient(gradient, float(returned / n), n, n_transitions)
 
 

@@ -463,3 +463,10 @@ def test_too_many_batches_are_refused_before_all_returns_are_found(mdp, monkeypa
     most = np.unique(found.prompt, return_counts=True)[1]
     assert len(seen) == 4 and max(seen[0]) < max(seen[-1])
     assert all(len(sizes) == len(most) and np.all(sizes <= most) for sizes in seen) and seen[-1] == most.tolist()
+    chain = examples.delayed_chain(length=4).replace(reward=np.arange(10.0).reshape(5, 2, 1), horizon=3)
+    chain = chain.replace(terminated=np.zeros_like(chain.terminated))  # nothing ends before the horizon
+    seen.clear()
+    found = return_classes(algorithms.grpo(), chain, TabularSoftmax(5, 2), np.zeros(10), check=seen.append)
+    assert [len(sizes) for sizes in seen] == [1, 1, 1] and 1 <= seen[0][0] <= seen[1][0] <= seen[2][0] == len(
+        found.value
+    )

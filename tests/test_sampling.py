@@ -18,7 +18,7 @@ from reinforce_np import (
     sample_blocks,
 )
 from reinforce_np.mdp import FiniteMDP
-from reinforce_np.sampling import blocks, tables
+from reinforce_np.sampling import alias, blocks, tables
 from reinforce_np.sampling import draw as drawing
 from reinforce_np.sampling.alias import LOW_BITS, Scratch, alias_tables
 from reinforce_np.sampling.naive import columns_of, naive_block, pick
@@ -351,6 +351,10 @@ def test_probabilities_of_many_rows_at_once():
     rows = rng.gamma(0.3, size=(50, 11)) * (rng.random((50, 11)) < 0.7) + np.eye(11)[rng.integers(11, size=50)] * 1e-3
     rows /= rows.sum(axis=1, keepdims=True)
     together = alias_tables(rows)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alias, "AT_ONCE", 3 << together.log_columns)  # three rows at once
+        few = alias_tables(rows)
+    assert all(np.array_equal(getattr(few, name), getattr(together, name)) for name in ("high", "low", "entry"))
     for r, row in enumerate(rows):
         drawn = together.drawn(r)
         assert drawn == alias_tables(rows[[r]]).drawn(0)

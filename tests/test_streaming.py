@@ -78,6 +78,16 @@ def test_packed_weights_are_the_weights_of_every_step_added_up(monkeypatch, smal
             expected[batch.states[n, t], batch.actions[n, t]] += w[n, t]
     assert_exact(packed_weights(estimator, batch, mdp), expected)
     assert_exact(estimator.gradient(batch, mdp, POLICY, THETA), POLICY.contract(THETA, expected))
+    each = [estimator.per_trajectory(given, mdp, POLICY, THETA) for given in (batch, written_out(batch))]
+    assert_exact(*each, scale=np.abs(each[1]).max())
+
+
+def test_gradients_that_leave_float64_are_refused():
+    """In the sum over steps; what contraction makes of it would be no number."""
+    batch, huge = sample(REFEREE, POLICY, THETA, 50, rng=0), Estimator(RewardToGo(-1.7e308))
+    for given in (batch, written_out(batch)):
+        with pytest.raises(ValueError, match="the gradient overflows: rewards or baselines are too large"):
+            huge.per_trajectory(given, REFEREE.replace(gamma=1.0), POLICY, THETA)
 
 
 @pytest.mark.parametrize("joint", [True, False])

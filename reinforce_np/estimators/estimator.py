@@ -19,7 +19,7 @@ from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.normalisers import PerTrajectory
-from reinforce_np.estimators.packed import packed_gradients, packed_weights, paid_part, rows_at_once
+from reinforce_np.estimators.packed import finite, packed_gradients, packed_weights, paid_part, rows_at_once
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
 from reinforce_np.trajectories import Trajectories
 
@@ -133,9 +133,10 @@ class Estimator:
         _check(trajectories, mdp, policy)
         weights = packed_weights(self, trajectories, mdp)
         if weights is not None:
-            return policy.contract(policy.real_theta(theta), weights)
+            return finite(policy.contract(policy.real_theta(theta), weights))
         batch = self.batch(trajectories, mdp, policy, theta)
-        return self.contract(batch, np.zeros(len(trajectories), dtype=np.intp), 1)[0]
+        with np.errstate(over="ignore", invalid="ignore"):
+            return finite(self.contract(batch, np.zeros(len(trajectories), dtype=np.intp), 1)[0])
 
     def per_trajectory(self, trajectories, mdp, policy, theta):
         """Return N·Σₜ w[n,t] ∇log π(a|s) of each trajectory, shape (N, D); their mean is the gradient.
@@ -163,7 +164,8 @@ class Estimator:
         if result is not None:
             return result
         batch, n = self.batch(trajectories, mdp, policy, theta), len(trajectories)
-        return self.contract(batch, np.arange(n), n, times=n)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return finite(self.contract(batch, np.arange(n), n, times=n))
 
     def batch(self, trajectories, mdp, policy, theta, labels=None):
         """Return what the slots look at; `labels` (N,) tell apart independent batches held at once."""
@@ -221,9 +223,7 @@ class Estimator:
             n = slice(*np.searchsorted(row, [first, first + chunk]))
             rows = min(chunk, n_rows - first)
             states, actions = (x[n].astype(np.intp, copy=False) for x in (trajectories.states, trajectories.actions))
-            cell = states * (
-                rows * A
-            )  # a flat index into (S, rows, A): with the states first, contractions are quickest
+            cell = states * (rows * A)  # a flat index into (S, rows, A): contracted quickest with the states first
             cell += actions
             cell += (row[n] - first)[:, None] * A
             state = cell // A if self.penalty else None

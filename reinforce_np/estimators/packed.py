@@ -177,9 +177,19 @@ def packed_gradients(estimator, trajectories, mdp, policy, theta):
             some = slice(i, min(i + rows, paths.n))
             sums = np.bincount(cells[:, some].ravel(), weights=w[:, some].ravel(), minlength=S * rows * A)
             weights = sums.reshape(S, rows, A).swapaxes(0, 1)[: some.stop - i]
-            result[first + i : first + some.stop] = policy.contract(theta, weights)
+            with np.errstate(over="ignore", invalid="ignore"):
+                result[first + i : first + some.stop] = finite(policy.contract(theta, weights))
         first += paths.n
     return result
+
+
+def finite(gradient):
+    """Return `gradient`, refused where it leaves float64."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        known = np.isfinite(gradient.sum())  # quicker, and nearly always enough
+    if not known and not np.isfinite(gradient).all():
+        raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
+    return gradient
 
 
 def rows_at_once(n_pairs):
