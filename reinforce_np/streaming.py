@@ -113,7 +113,7 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     parallel.check_executor(executor)
     n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
     seeds = block_seeds(n, mdp, group_size, rng)
-    walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
+    walk, meaning = sampling_tables(mdp, policy, theta, behaviour, n)
     fast = is_fast(estimator, mdp)
     of_blocks: Any = weights_of_blocks if fast else gradients_of_blocks
     problem = (mdp.gamma,) if fast else (mdp, policy, policy.real_theta(theta))  # no more than what is used: it is sent

@@ -97,7 +97,7 @@ def test_those_that_have_finished_and_still_draw_count_for_nothing(monkeypatch, 
     mdp = examples.random_mdp(n_states=3, n_actions=3, n_outcomes=2, horizon=6, termination=0.05, rng=0)
     estimator, policy = Estimator(RewardToGo(0.3)), TabularSoftmax(3, 3)
     batch = sample(mdp, policy, THETA, 400, rng=2)
-    assert len(batch.packed.blocks[0].kept) < 5 and 0 < batch.terminated.mean() < 1
+    assert len(batch.packed.blocks[0].moves) < 5 and 0 < batch.terminated.mean() < 1
     assert not np.any(np.stack([batch.states, batch.actions, batch.rewards, batch.log_probabilities])[:, ~batch.mask])
     w = estimator.weights(written_out(batch), mdp, policy, THETA)
     expected = np.bincount((batch.states * 3 + batch.actions).ravel(), w.ravel(), minlength=9).reshape(3, 3)

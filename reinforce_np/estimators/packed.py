@@ -14,6 +14,7 @@ from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajecto
 from reinforce_np.estimators.ratios import OnPolicy
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
+FEW = 2**15  # (trajectory, draw) cells for which all draws are looked at together
 CELLS = 2**17  # (trajectory, state, action) weights held at once: they fit into the cache
 
 
@@ -24,7 +25,7 @@ def packed_weights(estimator, trajectories, mdp):
         return None
     if not applies(estimator, mdp, packed.n_steps):
         return None
-    weights = sum(pair_weights(paths, packed.meaning, estimator, mdp.gamma)[0] for paths in packed.blocks)
+    weights = sum(pair_weights(block, packed.meaning, estimator, mdp.gamma)[0] for block in packed.blocks)
     weights = weights / divisor(estimator, len(trajectories))
     return weights if np.isfinite(weights).all() else None
 
@@ -72,29 +73,43 @@ def divisor(estimator, n):
     return n * getattr(estimator.normaliser, "c", 1.0)
 
 
-def credits(paths, meaning, estimator, gamma):
-    """Yield t, credit G_t − b(s_t), where to look up the pair (s_t, a_t), and G_t, from the last step to the first.
+def backwards(block, meaning):
+    """Yield draw i, its paths and places, and what is to go after it (number drawing,), from the last draw to the first.
 
-    Each array has an entry for every trajectory drawing at step t; credits are
-    zero for those that had finished. Arrays are used again for the next step.
+    What is to go begins with zeros. It is brought to what is to go before the
+    draw by whoever reads this, in place, and handed to those drawing one draw earlier.
     """
-    baseline, n_steps = estimator.advantage.baseline, len(paths.slots)
+    n_draws, room = len(block.slots), np.zeros(block.n)
+    to_go = room[: len(block.slots[-1]) if n_draws else 0]
+    for i in reversed(range(n_draws)):
+        slots = block.slots[i]
+        if i + 1 < n_draws and i + 1 in block.moves:  # nothing is to go for those that stopped after this draw
+            to_go = room[: len(slots)]
+            block.moves[i + 1].undo(to_go)
+        yield i, *meaning.paths(slots), to_go
+
+
+def credits(block, meaning, estimator, gamma):
+    """Yield draw i, step j of it, credit G_t − b(s_t), the place of the path, and G_t, from the last step to the first.
+
+    Each array has an entry for every trajectory that took part in the draw;
+    credits are zero for those that had finished. Arrays are used again for the next step.
+    """
+    baseline, at_once, rewards = estimator.advantage.baseline, meaning.at_once, np.empty(block.n)
     any_baseline, by_time = baseline.any(), baseline.ndim == 2
     b = _of_each_pair(baseline, meaning) if any_baseline and not by_time else None
-    room, rewards = np.zeros(paths.n), np.empty(paths.n)
-    to_go = room[: len(paths.slots[-1]) if n_steps else 0]
-    for t in reversed(range(n_steps)):
-        slots = paths.slots[t]
-        if t + 1 < n_steps and t + 1 in paths.kept:  # nothing is to go for those dropped after this step
-            later, to_go = to_go.copy(), room[: len(slots)]
-            to_go[:] = 0.0
-            to_go[paths.kept[t + 1]] = later
-        to_go *= gamma
-        to_go += meaning.reward.take(slots, out=rewards[: len(slots)], mode="clip")
-        pair = slots >> meaning.pair_shift if meaning.pair_shift else slots
-        if any_baseline and by_time:
-            b = _of_each_pair(baseline[t], meaning)
-        yield t, to_go if b is None else to_go - b.take(pair), pair, to_go
+    for i, paths, place, to_go in backwards(block, meaning):
+        for j in reversed(range(steps_of_draw(block, meaning, i))):
+            to_go *= gamma
+            to_go += meaning.reward[j].take(paths, out=rewards[: len(paths)], mode="clip")
+            if any_baseline and by_time:
+                b = _of_each_pair(baseline[i * at_once + j], meaning)
+            yield i, j, to_go if b is None else to_go - b[j].take(place), place, to_go
+
+
+def steps_of_draw(block, meaning, i):
+    """Return how many steps of draw i count: all, but for the last at the horizon."""
+    return min(meaning.at_once, block.n_steps - i * meaning.at_once)
 
 
 def _of_each_pair(baseline, meaning):
@@ -108,13 +123,13 @@ def discounts(estimator, gamma, n_steps):
     return gamma ** np.arange(n_steps) if estimator.discounted_score else np.ones(n_steps)
 
 
-def pair_weights(paths, meaning, estimator, gamma):
+def pair_weights(block, meaning, estimator, gamma):
     """Return w(s,a) of one block (S, A), not divided by anything, and the sum of its returns.
 
     Parameters
     ----------
-    paths : Paths
-        The block, as it was drawn.
+    block : Paths
+        As it was drawn.
     meaning : Meaning
         Of its slots.
     estimator : Estimator
@@ -126,21 +141,98 @@ def pair_weights(paths, meaning, estimator, gamma):
     -------
     array (S, A), float
     """
-    if meaning.paid is not None and not estimator.advantage.baseline.any():  # the others have nothing to go
-        paid = paths.paid(meaning)
-        paths = paths.only(paid) if np.count_nonzero(paid) * 2 < paths.n else paths
-    discount = discounts(estimator, gamma, len(paths.slots))
-    weights, returned = np.zeros(len(meaning.pair)), 0.0  # weights of each slot, or of all slots of a pair
+    baseline, way = estimator.advantage.baseline, weights_by_steps
+    from_start = estimator.discounted_score or gamma == 1.0  # what is to go then counts the same at every step
+    if meaning.at_once > 1 and from_start and baseline.ndim < 2:
+        way = weights_by_paths
+    if only_ends_pay(meaning, baseline):  # for the others, nothing is to go
+        paid = block.paid(meaning)
+        n_paid = np.count_nonzero(paid)
+        if from_start and n_paid * len(block.slots) <= FEW:
+            way = weights_of_paid
+        elif n_paid * 2 < block.n:
+            block = block.only(paid)
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
-        for t, credit, pair, to_go in credits(paths, meaning, estimator, gamma):
-            if len(weights) < 4 * len(pair):
-                weights += discount[t] * np.bincount(pair, weights=credit, minlength=len(weights))
-            else:
-                np.add.at(weights, pair, discount[t] * credit)
-            returned = to_go.sum() if t == 0 else 0.0
+        weights, returned = way(block, meaning, estimator, gamma)
     n = meaning.n_states * meaning.n_actions  # what finished trajectories drew comes after them
-    of_pairs = np.bincount(meaning.pair, weights=weights, minlength=n + 1)[:n]
+    of_pairs = np.bincount(meaning.pair.ravel(), weights=weights.ravel(), minlength=n + 1)[:n]
     return of_pairs.reshape(meaning.n_states, meaning.n_actions), returned
+
+
+def weights_by_steps(block, meaning, estimator, gamma):
+    """Return the weights at each step of a draw and place of a path, (steps at once, places), and the sum of returns."""
+    discount = discounts(estimator, gamma, block.n_steps)
+    weights, returned = np.zeros(meaning.pair.shape), 0.0
+    for i, j, credit, place, to_go in credits(block, meaning, estimator, gamma):
+        add_up(weights[j], place, discount[i * meaning.at_once + j], credit)
+        returned = to_go.sum() if i == j == 0 else 0.0
+    return weights, returned
+
+
+def weights_by_paths(block, meaning, estimator, gamma):
+    """Return the same with γᵗ on the score, adding up over whole paths: two sums for a path, however many steps it has.
+
+    A path p of rewards r_0(p), r_1(p), ... drawn at step t gives its step j the weight
+
+        γ^{t+j} (G_{t+j} − b(s_j)) = γᵗ G_t − γᵗ Σ_{i<j} γⁱ r_i(p) − γ^{t+j} b(s_j),
+
+    so that all that is needed are H(p) = Σ γᵗ G_t and N(p) = Σ γᵗ over the times t that p was drawn. Each step of
+    the draw that the horizon cuts short has its own.
+    """
+    k, baseline, shape = meaning.at_once, estimator.advantage.baseline, meaning.pair.shape
+    discount, pays = gamma ** np.arange(k), rewards_of_paths(block, meaning, gamma)
+    H, N, found, returned = np.zeros((2, shape[1])), np.zeros((2, shape[1])), np.empty(block.n), 0.0
+    for i, paths, place, to_go in backwards(block, meaning):  # times γᵗ
+        short = int(steps_of_draw(block, meaning, i) < k)
+        now = pays[short].take(paths, out=found[: len(paths)], mode="clip")
+        now *= gamma ** (i * k)
+        to_go += now
+        add_up(H[short], place, 1.0, to_go)
+        if not only_ends_pay(meaning, baseline):
+            add_up(N[short], place, gamma ** (i * k))
+        returned = to_go.sum() if i == 0 else 0.0
+    H, N = of_steps(H, block, k), of_steps(N, block, k)
+    H[1:] -= np.cumsum(discount[:-1, None] * meaning.reward[:-1], axis=0) * N[1:]
+    return H - discount[:, None] * _of_each_pair(baseline, meaning) * N, returned
+
+
+def weights_of_paid(block, meaning, estimator, gamma):
+    """Return the same where only the last step of a trajectory pays, from those few that are paid.
+
+    Then γᵗ G_t is the same at all steps of a trajectory: its return.
+    """
+    k, n_places = meaning.at_once, meaning.pair.shape[1]
+    pays, discount = rewards_of_paths(block, meaning, gamma), gamma ** (k * np.arange(len(block.slots)))
+    paths, places = meaning.paths(block.slots_of(np.flatnonzero(block.paid(meaning)), meaning.first_finished))
+    parts = slice(block.n_steps // k), slice(block.n_steps // k, None)  # whole draws, and one that is cut short
+    G = sum(discount[part] @ reward.take(paths[part]) for part, reward in zip(parts, pays, strict=True))
+    each = np.broadcast_to(G, places.shape)
+    sums = [np.bincount(places[part].ravel(), weights=each[part].ravel(), minlength=n_places) for part in parts]
+    return of_steps(sums, block, k), G.sum()
+
+
+def rewards_of_paths(block, meaning, gamma):
+    """Return Σᵢ γⁱ rᵢ(p) of each path, over all of its steps, and over those that count where the horizon cuts it short."""
+    k, cut = meaning.at_once, block.n_steps % meaning.at_once
+    return gamma ** np.arange(k) @ meaning.reward, gamma ** np.arange(cut) @ meaning.reward[:cut]
+
+
+def of_steps(sums, block, k):
+    """Return for each step (k, places) what was added up over whole draws, and over those cut short, (2, places)."""
+    return np.where(np.arange(k)[:, None] < block.n_steps % k, sums[0] + sums[1], sums[0])
+
+
+def only_ends_pay(meaning, baseline):
+    """Say whether credit comes from what the last step of a trajectory pays, and from nothing else."""
+    return meaning.paid is not None and not baseline.any()
+
+
+def add_up(total, index, factor, weights=None):
+    """Add `factor` times the weights (n,), or ones, to the entries of `total` they belong to."""
+    if len(total) < 4 * len(index):
+        total += factor * np.bincount(index, weights=weights, minlength=len(total))
+    else:
+        np.add.at(total, index, factor if weights is None else factor * weights)
 
 
 def packed_gradients(estimator, trajectories, mdp, policy, theta):
@@ -157,29 +249,30 @@ def packed_gradients(estimator, trajectories, mdp, policy, theta):
     state, action = divmod(np.minimum(meaning.pair, S * A - 1), A)  # wherever finished trajectories are: without weight
     cell_of = (state * rows * A + action).astype(np.int32)  # in an array (S, rows, A), but for the row
     result, first = np.empty((n, policy.n_parameters)), 0
-    for paths in packed.blocks:
-        n_steps, row = len(paths.slots), (np.arange(paths.n) % rows * A).astype(np.int32)
-        cells, w = np.zeros((n_steps, paths.n), dtype=np.int32), np.zeros((n_steps, paths.n))
+    for block in packed.blocks:
+        n_steps, row = block.n_steps, (np.arange(block.n) % rows * A).astype(np.int32)
+        cells, w = np.zeros((n_steps, block.n), dtype=np.int32), np.zeros((n_steps, block.n))
         discount = discounts(estimator, mdp.gamma, n_steps) * (n / divisor(estimator, n))
-        lanes = [lanes for _, _, lanes in paths.steps()]
+        lanes = [lanes for _, _, lanes in block.draws()]
         with np.errstate(over="ignore", invalid="ignore"):
-            for t, credit, pair, _ in credits(paths, meaning, estimator, mdp.gamma):
-                if lanes[t] is None:
-                    cell_of.take(pair, out=cells[t], mode="clip")
+            for i, j, credit, place, _ in credits(block, meaning, estimator, mdp.gamma):
+                t = i * meaning.at_once + j
+                if lanes[i] is None:
+                    cell_of[j].take(place, out=cells[t], mode="clip")
                     np.multiply(credit, discount[t], out=w[t])
                 else:
-                    cells[t, lanes[t]] = cell_of.take(pair, mode="clip")
-                    w[t, lanes[t]] = credit * discount[t]
+                    cells[t, lanes[i]] = cell_of[j].take(place, mode="clip")
+                    w[t, lanes[i]] = credit * discount[t]
                 cells[t] += row
             if not np.isfinite(w.sum()):
                 return None  # to be refused by name
-        for i in range(0, paths.n, rows):
-            some = slice(i, min(i + rows, paths.n))
+        for i in range(0, block.n, rows):
+            some = slice(i, min(i + rows, block.n))
             sums = np.bincount(cells[:, some].ravel(), weights=w[:, some].ravel(), minlength=S * rows * A)
             weights = sums.reshape(S, rows, A).swapaxes(0, 1)[: some.stop - i]
             with np.errstate(over="ignore", invalid="ignore"):
                 result[first + i : first + some.stop] = finite(policy.contract(theta, weights))
-        first += paths.n
+        first += block.n
     return result
 
 

@@ -1,15 +1,17 @@
 """Draw one block of trajectories, and write it out as the arrays of the record.
 
-A block is a pure function of its arguments. All its trajectories take a step
-together; those that have finished keep drawing without effect until an eighth
-of the block has, and are then dropped. So the random numbers used are: words
-for the first states, one for each group; then for every step and stage a word
-for each trajectory not yet dropped, in their order, and after them a tail for
-each word that ties with its limit (`alias`).
+A block is a pure function of its arguments. All its trajectories draw
+together, a step at a time or several at once (`tables`); those that have
+finished keep drawing without effect until an eighth of the block has, and are
+then dropped. So the random numbers used are: words for the first states, one
+for each group; then for every draw and stage a word for each trajectory not
+yet dropped, in their order, and after them a tail for each word that ties with
+its limit (`alias`).
 """
 
 import contextlib
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,60 +26,100 @@ MAX_CELLS_WITHOUT_HORIZON = 2**27  # a block of endless episodes is refused rath
 COLUMNS = {"states": np.intp, "actions": np.intp, "rewards": np.float64, "log_probabilities": np.float64}
 
 
+class Move(NamedTuple):
+    """Which trajectories stop drawing, and which of the others take their places, so that the first `n_left` draw on."""
+
+    n_left: int
+    finished: np.ndarray  # int: their positions, ascending: those below `n_left` are filled
+    movers: np.ndarray  # int: from here, in the same order
+
+    @classmethod
+    def of(cls, going_on, n_left):
+        """Return the move after which those marked in `going_on` (number drawing,), `n_left` of them, draw on."""
+        finished = np.flatnonzero(~going_on)
+        return cls(n_left, finished, n_left + np.flatnonzero(going_on[n_left:]))
+
+    def apply(self, array):
+        """Return `array` (number drawing, ...) as it is after the move, overwritten."""
+        array[self.finished[: len(self.movers)]] = array[self.movers]
+        return array[: self.n_left]
+
+    def follow(self, position):
+        """Return where those that were at `position`, and draw on, are after the move; it is overwritten."""
+        moved = np.flatnonzero(position >= self.n_left)
+        position[moved] = self.finished[np.searchsorted(self.movers, position[moved])]
+        return position
+
+    def undo(self, array):
+        """Put what belongs to the first `n_left` of `array` back to where it was, and zero for those that stopped."""
+        holes = self.finished[: len(self.movers)]
+        array[self.n_left :] = 0
+        array[self.movers] = array[holes]
+        array[holes] = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Paths:
-    """A block as it was drawn: one slot per step and trajectory that had not been dropped."""
+    """A block as it was drawn: one slot per draw and trajectory that drew."""
 
     n: int
-    slots: list[np.ndarray]  # of each step, (number drawing,) int32
-    kept: dict[int, np.ndarray]  # after t steps, which positions among those drawing went on to draw
-    rows: dict[int, np.ndarray]  # and where all of those drawing were then, (number drawing,) int32; at the end, too
+    n_steps: int  # of all draws: of the last, only those up to the horizon count
+    slots: list[np.ndarray]  # of each draw, (number drawing,) int32
+    moves: dict[int, Move]  # before draw i: who stopped drawing, and who took their places
+    n_draws: np.ndarray  # (n,) int32: of each trajectory
+    final: np.ndarray  # (n,) int32: where the row begins that it ended in
     n_transitions: int  # steps of trajectories that had not finished
 
-    def steps(self):
-        """Yield t, its slots, and the trajectories they belong to: None for all of them."""
+    def draws(self):
+        """Yield i, its slots, and the trajectories they belong to: None for all of them."""
         lanes = None
-        for t, slots in enumerate(self.slots):
-            if t in self.kept:
-                lanes = self.kept[t] if lanes is None else lanes[self.kept[t]]
-            yield t, slots, lanes
+        for i, slots in enumerate(self.slots):
+            if i in self.moves:
+                lanes = self.moves[i].apply(np.arange(self.n) if lanes is None else lanes.copy())
+            yield i, slots, lanes
 
-    def lengths(self, first_finished):
-        """Return the number of steps before the first slot that a finished trajectory drew, (n,)."""
-        lengths, here = np.zeros(self.n, dtype=np.intp), np.zeros(self.n, dtype=np.int32)
-        for t, slots, lanes in self.steps():
-            here += slots < first_finished
-            if t + 1 in self.kept or t + 1 == len(self.slots):
-                lengths[slice(None) if lanes is None else lanes] += here
-                here = np.zeros(len(self.kept.get(t + 1, ())), dtype=np.int32)
-        return lengths
+    def lengths(self, meaning):
+        """Return the number of steps before trajectories finished, (n,)."""
+        live = np.zeros(self.n, dtype=np.int32)  # draws in which they had not finished yet
+        for _, slots, lanes in self.draws():
+            going_on = slots < meaning.first_finished
+            if lanes is None:
+                live += going_on
+            else:
+                live[lanes] += going_on
+        steps = np.minimum(live.astype(np.intp) * meaning.at_once, self.n_steps)
+        return steps - meaning.left_over(self.final_rows(meaning))
 
-    def final(self):
+    def final_rows(self, meaning):
         """Return the row each trajectory ended in, (n,)."""
-        times = sorted(self.rows, reverse=True)
-        final = self.rows[times[0]]
-        for t in times[1:]:
-            later, final = final, self.rows[t].copy()
-            final[self.kept[t]] = later
-        return final
+        return self.final >> meaning.row_shift
 
     def paid(self, meaning):
         """Return which trajectories ended with a reward, (n,)."""
-        return self.final() >> meaning.row_shift >= meaning.paid
+        return self.final >= meaning.paid << meaning.row_shift
+
+    def slots_of(self, index, nothing):
+        """Return the slots of a few trajectories (m,), ascending, in every draw, (draws, m), and `nothing` where they did not draw."""
+        slots, who, position = np.full((len(self.slots), len(index)), nothing, np.int32), np.arange(len(index)), index
+        for i, all_slots in enumerate(self.slots):
+            if i in self.moves:
+                going_on = self.n_draws[index[who]] > i
+                who, position = who[going_on], self.moves[i].follow(position[going_on])
+            slots[i, who] = all_slots.take(position)
+        return slots
 
     def only(self, wanted):
-        """Return the paths of the trajectories marked in `wanted` (n,) alone, without rows and number of transitions."""
-        slots, kept, n = [], {}, int(np.count_nonzero(wanted))
+        """Return the paths of the trajectories marked in `wanted` (n,) alone, without the number of transitions."""
         position = np.flatnonzero(wanted)
-        for t, all_slots in enumerate(self.slots):
-            if t in self.kept:
-                goes_on = np.zeros(len(wanted), dtype=bool)
-                goes_on[self.kept[t]] = True
-                kept[t] = np.flatnonzero(goes_on[position])
-                wanted = wanted[self.kept[t]]
-                position = np.flatnonzero(wanted)
-            slots.append(all_slots[position])
-        return Paths(n, slots, kept, {}, 0)
+        n, n_draws, slots, moves = len(position), self.n_draws[position], [], {}
+        left = n_draws
+        for i, all_slots in enumerate(self.slots):
+            if i in self.moves:
+                going_on = left > i
+                moves[i] = Move.of(going_on, np.count_nonzero(going_on))
+                left, position = moves[i].apply(left.copy()), self.moves[i].follow(moves[i].apply(position))
+            slots.append(all_slots.take(position))
+        return Paths(n, self.n_steps, slots, moves, n_draws, self.final[wanted], 0)
 
 
 class Arena:
@@ -133,24 +175,28 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
     arena = Arena() if arena is None else arena
     first = np.zeros(n // group_size, dtype=np.int32)
     walk.start.step(first, bits, scratch.first(len(first)), arena.piece(len(first)))
-    base = arena.copy(np.repeat(first, group_size))
+    base, lanes = arena.copy(np.repeat(first, group_size)), arena.copy(np.arange(n, dtype=np.int32))
     slots: list[np.ndarray] = []
-    kept, rows, n_transitions, n_live = {}, {}, 0, n
-    while base.size and len(slots) != walk.horizon:
-        refuse_endless(walk.horizon, len(slots), n)
+    final, n_draws = arena.piece(n), arena.piece(n)
+    moves, n_steps, n_transitions, n_live = {}, 0, 0, n
+    while base.size and n_steps != walk.horizon:
+        refuse_endless(walk.horizon, n_steps, n)
+        new_steps = walk.at_once if walk.horizon is None else min(walk.at_once, walk.horizon - n_steps)
         slots.append(arena.piece(base.size))
-        for stage in walk.stages:
+        for stage in walk.stages if new_steps == walk.at_once else walk.last:
             stage.step(base, bits, scratch, slots[-1])
-        n_transitions += n_live
+        n_steps, n_transitions = n_steps + new_steps, n_transitions + new_steps * n_live
         going_on = np.less(base, walk.finished, out=scratch.second)
         n_live = np.count_nonzero(going_on)
         if DROP * (base.size - n_live) >= base.size:
-            t = len(slots)
-            rows[t], kept[t] = base, arena.copy(np.flatnonzero(going_on))
-            base = arena.copy(base.take(kept[t]))
-            scratch = scratch.first(base.size)
-    rows.setdefault(len(slots), base)
-    return Paths(n, slots, kept, rows, n_transitions)
+            move = moves[len(slots)] = Move.of(going_on, n_live)
+            stopped = lanes[move.finished]
+            final[stopped], n_draws[stopped] = base[move.finished], len(slots)
+            base, lanes, scratch = move.apply(base), move.apply(lanes), scratch.first(n_live)
+    final[lanes], n_draws[lanes] = base, len(slots)
+    if walk.at_once > 1:
+        n_transitions -= int(walk.left_over(final).sum())
+    return Paths(n, n_steps, slots, moves, n_draws, final, n_transitions)
 
 
 def refuse_endless(horizon, t, n):
@@ -193,29 +239,32 @@ class Packed:
             np.append(x, 0) for x in divmod(np.arange(len(meaning.log_probability) - 1), meaning.n_actions)
         )
         first = 0
-        for paths in self.blocks:
-            for t, slots, lanes in paths.steps():
-                pair = meaning.pair.take(slots >> meaning.pair_shift)
-                for name, table, index in (
-                    ("states", state, pair),
-                    ("actions", action, pair),
-                    ("rewards", meaning.reward, slots),
-                    ("log_probabilities", meaning.log_probability, pair),
-                ):
-                    row = columns[name][t, first : first + paths.n]
-                    if lanes is None:
-                        table.take(index, out=row, mode="clip")
-                    else:
-                        row[lanes] = table.take(index, mode="clip")
-            first += paths.n
+        for block in self.blocks:
+            for i, slots, lanes in block.draws():
+                paths, places = meaning.paths(slots)
+                t = i * meaning.at_once
+                for step in range(min(meaning.at_once, self.n_steps - t)):
+                    pair = meaning.pair[step].take(places)
+                    for name, table, index in (
+                        ("states", state, pair),
+                        ("actions", action, pair),
+                        ("rewards", meaning.reward[step], paths),
+                        ("log_probabilities", meaning.log_probability, pair),
+                    ):
+                        row = columns[name][t + step, first : first + block.n]
+                        if lanes is None:
+                            table.take(index, out=row, mode="clip")
+                        else:
+                            row[lanes] = table.take(index, mode="clip")
+            first += block.n
         return {name: rows.T for name, rows in columns.items()}
 
 
 def trajectories(blocks, meaning, horizon, first, group_size):
     """Return the record of consecutive blocks of `Paths`, the first of which begins with trajectory number `first`."""
-    n_steps = max(len(paths.slots) for paths in blocks) if horizon is None else horizon
-    lengths = np.concatenate([paths.lengths(meaning.first_finished) for paths in blocks])
-    final_row = np.concatenate([paths.final() for paths in blocks]) >> meaning.row_shift
+    lengths = np.concatenate([paths.lengths(meaning) for paths in blocks])
+    n_steps = int(lengths.max(initial=0)) if horizon is None else horizon
+    final_row = np.concatenate([paths.final_rows(meaning) for paths in blocks])
     terminated = final_row >= meaning.n_states
     narrow = {
         "lengths": lengths,

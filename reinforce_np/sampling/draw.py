@@ -95,7 +95,7 @@ def _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng):
     """Check the arguments; return the `Walk`, the `Meaning` of its slots, and an iterator of blocks of `Paths`."""
     parallel.check_executor(executor)
     seeds = block_seeds(n, mdp, group_size, rng)
-    walk, meaning = sampling_tables(mdp, policy, theta, behaviour)
+    walk, meaning = sampling_tables(mdp, policy, theta, behaviour, n)
     jobs = ((walk, *seed, group_size) for seed in seeds)
     return walk, meaning, parallel.in_order(draw_block, jobs, executor)
 

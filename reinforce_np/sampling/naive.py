@@ -38,8 +38,10 @@ def naive_block(mdp, mu, entropy, spawn_key, n, *, group_size=1, joint=True):
                 s = state[i]
                 paths[i].append((s, a, k))
                 state[i], ended[i] = int(mdp.next_state[s, a, k]), bool(mdp.terminated[s, a, k])
-        if DROP * sum(ended[i] for i in drawing) >= len(drawing):
-            drawing = [i for i in drawing if not ended[i]]
+        n_left = sum(not ended[i] for i in drawing)
+        if DROP * (len(drawing) - n_left) >= len(drawing):
+            movers = iter([i for i in drawing[n_left:] if not ended[i]])
+            drawing = [next(movers) if ended[i] else i for i in drawing[:n_left]]
     return paths, state
 
 

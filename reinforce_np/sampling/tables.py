@@ -9,6 +9,9 @@ from reinforce_np import arguments, graph
 from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns
 
 JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are drawn at once
+MOST_COLUMNS = 2**16  # of tables for several steps at once: they fit into a cache
+WORTH = 64  # steps to be drawn for each column of such tables, so that they pay
+EPISODE = 64  # steps of an episode without a horizon, for want of better
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,19 +32,30 @@ class Walk:
     """All that a block needs to be drawn: the only thing sent to workers."""
 
     start: Stage
-    stages: tuple[Stage, ...]  # of one step: (action and outcome,) or (action, outcome)
+    stages: tuple[Stage, ...]  # of one draw: (a path of actions and outcomes,) or (action, outcome)
+    last: tuple[Stage, ...]  # the same for a draw that the horizon cuts short
+    at_once: int  # steps of a draw
     finished: int  # rows of the first stage that begin here or later are those of finished trajectories
     horizon: int | None
+
+    def left_over(self, base):
+        """Return how many steps of their last draw trajectories did not take, from where the row begins they ended in."""
+        return (np.maximum(base - self.finished, 0) >> self.stages[0].alias.log_columns) % self.at_once
 
 
 @dataclass(frozen=True, eq=False)
 class Meaning:
-    """What the slots of the last stage stand for; those of finished trajectories have the value of padding."""
+    """What the slots of the last stage stand for; those of finished trajectories have the value of padding.
 
-    pair_shift: int  # ``slot >> pair_shift`` is where to look up the pair
-    pair: np.ndarray  # int32: s·A + a, and S·A for finished trajectories
+    A slot stands for a path, of as many steps as are drawn at once, and the
+    pairs (s, a) of a path are looked up at its place.
+    """
+
+    path: np.ndarray | None  # (slots,) int; None where each slot is a path of its own
+    pair_shift: int  # ``path >> pair_shift`` is the place
+    pair: np.ndarray  # (steps, places) int32: s·A + a, and S·A for finished trajectories
     log_probability: np.ndarray  # (S·A + 1,) of the behaviour
-    reward: np.ndarray  # (slots,)
+    reward: np.ndarray  # (steps, paths)
     first_finished: int  # slots from here on are those of finished trajectories
     n_actions: int
     n_states: int  # rows from here on are those of finished trajectories
@@ -49,14 +63,31 @@ class Meaning:
     row_shift: int  # ``base >> row_shift`` is the row, where to look up
     state_of_row: np.ndarray  # of a finished row, the final state
 
+    @property
+    def at_once(self):
+        """Steps of a draw."""
+        return len(self.pair)
 
-def sampling_tables(mdp, policy, theta, behaviour=None):
+    def paths(self, slots):
+        """Return the paths that slots stand for, and their places."""
+        paths = slots if self.path is None else self.path.take(slots)
+        return paths, paths >> self.pair_shift if self.pair_shift else paths
+
+    def left_over(self, rows):
+        """Return how many steps of their last draw trajectories that ended in `rows` did not take."""
+        return np.maximum(rows - self.n_states, 0) % self.at_once
+
+
+def sampling_tables(mdp, policy, theta, behaviour=None, n=1):
     """Return the `Walk` and the `Meaning` of its slots, refusing episodes that never end.
 
     A state has one row: of pairs (action, outcome) where they are few, which
     makes one draw per step, and otherwise of actions, after which the outcome
-    is drawn from the row of (state, action). A terminated trajectory goes to a
-    row that leads to itself, one for each final state.
+    is drawn from the row of (state, action). Where pairs are few and `n`, the
+    number of trajectories, is large, the row is of paths of two steps or more,
+    taken in one draw (`steps_at_once`). A terminated trajectory goes to a row
+    that leads to itself, one for each final state and number of steps left
+    over in the draw.
     """
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(theta)
@@ -68,20 +99,25 @@ def sampling_tables(mdp, policy, theta, behaviour=None):
     if mdp.horizon is None:
         graph.require_end(mdp, graph.possible_outcomes(mdp, mu), "needs episodes that end")
     S, A, K = mdp.probability.shape
-    model = of_model(mdp)
+    at_once = steps_at_once(mdp, n)
+    model = of_model(mdp, at_once)
     stages: tuple[Stage, ...]
-    E = len(model.final_states)
+    last: tuple[Stage, ...] = ()
+    path, pair, reward = None, model.pair, model.reward
     if model.outcome is None:
-        joint = (mu[:, :, None] * mdp.probability).reshape(S, A * K)
-        first, cell = stage(joint, model.after.reshape(S, A * K), S + np.arange(E))
+        p = with_waiting((mu[:, :, None] * mdp.probability).reshape(S, A * K), len(model.after_one))
+        first, path = stage(joint(p, model.after_one, at_once)[:S], model.after)
         stages, pair_shift, finished = (first,), 0, S << 1 + first.alias.log_columns
-        pair, reward = model.pair.take(cell), model.reward.take(cell)
+        if model.after_last is not None:
+            last = (Stage(first.alias, bases(model.after_last, first.alias.log_columns).take(path)),)
+        if at_once == 1:  # there are few slots
+            path, pair, reward = None, pair.take(path, axis=1), reward.take(path, axis=1)
     else:
         columns = model.outcome.alias.log_columns
-        first, _ = stage(mu, np.arange(S * A).reshape(S, A), S * A + np.arange(E), columns)
+        first, _ = stage(mu, model.after, columns)
         stages, pair_shift, finished = (first, model.outcome), 1 + columns, S * A << 1 + columns
-        pair, reward = model.pair, model.reward
     meaning = Meaning(
+        path=path,
         pair_shift=pair_shift,
         pair=pair,
         log_probability=np.append(log_mu, 0.0),
@@ -93,69 +129,144 @@ def sampling_tables(mdp, policy, theta, behaviour=None):
         row_shift=first.alias.log_columns,
         state_of_row=np.concatenate([np.arange(S), model.final_states]),
     )
-    return Walk(model.start, stages, S << first.alias.log_columns, mdp.horizon), meaning
+    return Walk(model.start, stages, last, at_once, S << first.alias.log_columns, mdp.horizon), meaning
+
+
+def steps_at_once(mdp, n):
+    """Return how many steps to draw at once: a power of two, larger where n trajectories are worth larger tables.
+
+    It depends on no more than the sizes of the model and n, and so do the
+    trajectories that a seed gives.
+    """
+    S, A, K = mdp.probability.shape
+    at_once, steps = 1, EPISODE if mdp.horizon is None else mdp.horizon
+    while A * K <= JOINT_CELLS and 2 * at_once <= steps:
+        n_rows = S + 2 * at_once * len(of_model(mdp).final_states)
+        columns = n_rows << log_columns((A * K) ** (2 * at_once))
+        if columns > MOST_COLUMNS or columns * WORTH > n * steps:
+            break
+        at_once *= 2
+    return at_once
+
+
+def joint(probability, after, at_once):
+    """Return the probabilities of paths of several steps, (R, Cⁿ), from those of one, (R, C), and the rows (R, C) after it."""
+    paths = probability
+    for _ in range(at_once - 1):
+        paths = (probability[:, :, None] * paths[after]).reshape(len(probability), -1)
+    return paths
 
 
 @dataclass(frozen=True, eq=False)
 class ModelTables:
-    """The part of the tables that no policy changes."""
+    """The part of the tables that no policy changes. Below the rows of states are those of finished trajectories."""
 
-    final_states: np.ndarray  # (E,) where termination can lead: without a reward first, then with one
+    final_states: np.ndarray  # of the rows of finished trajectories: those without a reward at the end, then the others
     paid: int | None  # as in `Meaning`
-    after: np.ndarray  # (S, A, K) int: the row of the first stage after each outcome
     start: Stage
+    after: np.ndarray  # (R, paths) int: the row of the first stage after each path, or of the second after each action
+    after_one: np.ndarray | None  # (R, A·K) int: the same after one step, where finished trajectories wait wherever they ended
+    after_last: np.ndarray | None  # the same as `after` for a draw that the horizon cuts short
     outcome: Stage | None  # None where (action, outcome) are drawn at once
-    pair: np.ndarray  # as in `Meaning`, of each entry of the first stage then, and otherwise of each row of the second
-    reward: np.ndarray  # as in `Meaning`, of each entry of the first stage then, and otherwise of each slot
+    pair: np.ndarray  # (steps, R·paths) or (1, S·A + E), as in `Meaning`
+    reward: np.ndarray  # (steps, R·paths) or (1, slots), as in `Meaning`
 
 
 _prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # models cannot change, so theirs never do
 
 
-def of_model(mdp):
+def of_model(mdp, at_once=1):
     """Return the `ModelTables`, remembered as long as the model lives."""
-    found = _prepared.get(mdp)
-    if found is None:
-        found = _prepared[mdp] = _of_model(mdp)
-    return found
+    found = _prepared.setdefault(mdp, {})
+    if at_once not in found:
+        found[at_once] = _of_model(mdp, at_once)
+    return found[at_once]
 
 
-def _of_model(mdp):
+def _of_model(mdp, at_once):
     S, A, K = mdp.probability.shape
     end = mdp.next_state + S * (mdp.reward != 0)
     ends = np.unique(end[mdp.terminated])
     after = np.where(mdp.terminated, S + np.searchsorted(ends, end), mdp.next_state)
-    paid = None if np.any(mdp.reward[~mdp.terminated]) else S + int(np.searchsorted(ends, S))
-    joint = K == 1 or A * K <= JOINT_CELLS
-    columns = log_columns(A * K if joint else A)
-    start, _ = stage(mdp.initial[None], np.arange(S)[None], np.arange(0), columns)
-    pair = np.arange(S * A, dtype=np.int32)
-    if joint:
-        n = (S + len(ends)) * A * K
-        pair, reward = padded(pair.repeat(K), n, S * A), padded(mdp.reward.ravel(), n)
-        return ModelTables(ends % S, paid, after, start, None, pair, reward)
-    outcome, cell = stage(mdp.probability.reshape(S * A, K), after.reshape(S * A, K), S + np.arange(len(ends)), columns)
-    n = S * A + len(ends)
-    pair, reward = padded(pair, n, S * A), padded(mdp.reward.ravel(), n * K).take(cell)
-    return ModelTables(ends % S, paid, after, start, outcome, pair, reward)
+    paid = None if np.any(mdp.reward[~mdp.terminated]) else S + at_once * int(np.searchsorted(ends, S))
+    known = {"final_states": (ends % S).repeat(at_once), "paid": paid}
+    if K == 1 or A * K <= JOINT_CELLS:
+        return _by_paths(mdp, after.reshape(S, A * K), len(ends), at_once, known)
+    return _by_stages(mdp, after.reshape(S * A, K), len(ends), known)
 
 
-def stage(probability, next_row, end_rows, next_log_columns=None):
-    """Return the stage that draws from `probability` (R, C) and goes to rows `next_row` (R, C) of the next.
+def _by_paths(mdp, after, E, at_once, known):
+    """Return the tables where a draw is a path: `after` (S, A·K) is the state after a step, or S + the way it ends."""
+    (S, C), K, T = after.shape, mdp.n_outcomes, mdp.horizon
+    after_one = with_ends(after, S, E)
+    pair_of, reward_of = np.full((S + E, C), S * mdp.n_actions, dtype=np.int32), np.zeros((S + E, C))
+    pair_of[:S], reward_of[:S] = np.arange(S * mdp.n_actions).repeat(K).reshape(S, C), mdp.reward.reshape(S, C)
+    n_rows, n_paths = S + E * at_once, C**at_once
+    pair = np.full((at_once, n_rows, n_paths), S * mdp.n_actions, dtype=np.int32)
+    reward = np.zeros((at_once, n_rows, n_paths))
+    after_steps = np.empty((at_once + 1, n_rows, n_paths), dtype=np.intp)  # in n steps: the row that the path leads to
+    after_steps[:] = np.arange(n_rows)[:, None]
+    row, taken = np.arange(S)[:, None], np.zeros((S, n_paths), dtype=np.intp)
+    for i in range(at_once):
+        cell = np.arange(n_paths) // C ** (at_once - 1 - i) % C
+        pair[i, :S], reward[i, :S] = pair_of[row, cell], reward_of[row, cell]
+        taken += row < S
+        row = after_one[row, cell]
+        after_steps[i + 1, :S] = np.where(row < S, row, S + (row - S) * at_once + i + 1 - taken)
+    start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(n_paths))
+    return ModelTables(
+        start=start,
+        after=after_steps[at_once],
+        after_one=after_one,
+        after_last=after_steps[T % at_once] if T is not None and T % at_once else None,
+        outcome=None,
+        pair=pair.reshape(at_once, -1),
+        reward=reward.reshape(at_once, -1),
+        **known,
+    )
 
-    Below the R rows it has one for each way to be finished, which leads to its
-    entry of `end_rows` (E,). The next stage has 2**`next_log_columns` columns,
-    by default those of this one. Also returned is what each slot stands for, a
-    flat index into (R + E, C).
+
+def _by_stages(mdp, after, E, known):
+    """Return the tables where an action is drawn, and then its outcome: `after` is (S·A, K)."""
+    S, A, K = mdp.probability.shape
+    outcome, cell = stage(mdp.probability.reshape(S * A, K), with_ends(after, S, E), log_columns(A))
+    start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(A))
+    pair = np.append(np.arange(S * A), np.full(E, S * A)).astype(np.int32)
+    reward = np.append(mdp.reward.ravel(), np.zeros(E * K)).take(cell)
+    return ModelTables(
+        start=start,
+        after=with_ends(np.arange(S * A).reshape(S, A), S * A, E),
+        after_one=None,
+        after_last=None,
+        outcome=outcome,
+        pair=pair[None],
+        reward=reward[None],
+        **known,
+    )
+
+
+def with_ends(after, first, E):
+    """Return `after` (R, C) with E rows appended, whose entries all lead to row `first`, the next one, and so on."""
+    return np.concatenate([after, first + np.arange(E)[:, None].repeat(after.shape[1], axis=1)])
+
+
+def with_waiting(probability, n_rows):
+    """Return `probability` (R, C) with rows appended that always draw their first entry, `n_rows` altogether."""
+    return np.concatenate([probability, np.eye(1, probability.shape[1]).repeat(n_rows - len(probability), axis=0)])
+
+
+def stage(probability, after, next_log_columns=None):
+    """Return the stage that draws from `probability` (R, C) and goes to rows `after` (R + E, C) of the next.
+
+    The last E rows are those of finished trajectories. The next stage has
+    2**`next_log_columns` columns, by default those of this one. Also returned is
+    what each slot stands for, a flat index into (R + E, C).
     """
-    C, E = probability.shape[1], len(end_rows)
-    alias = alias_tables(np.concatenate([probability, np.repeat(np.eye(1, C), E, axis=0)]))
-    next_row = np.concatenate([next_row, np.repeat(end_rows[:, None], C, axis=1)])
-    shift = alias.log_columns if next_log_columns is None else next_log_columns
-    cell = (alias.entry.reshape(alias.n_rows, -1) + C * np.arange(alias.n_rows)[:, None]).ravel()
-    return Stage(alias, (next_row << shift).astype(np.int32).take(cell)), cell
+    alias = alias_tables(with_waiting(probability, len(after)))
+    path = (alias.entry.reshape(alias.n_rows, -1) + after.shape[1] * np.arange(alias.n_rows)[:, None]).ravel()
+    return Stage(alias, bases(after, alias.log_columns if next_log_columns is None else next_log_columns).take(path)), path
 
 
-def padded(values, n, value=0):
-    """Return `values` with rows of `value` appended to length n."""
-    return np.concatenate([values, np.full((n - len(values), *values.shape[1:]), value, dtype=values.dtype)])
+def bases(rows, shift):
+    """Return where rows of 2**`shift` columns begin."""
+    return (rows << shift).astype(np.int32)
