@@ -168,25 +168,49 @@ def steps(batch, n):
     )
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.fixture
+def at_once(monkeypatch):
+    """A function that fixes how many steps are drawn at once, whatever their number is worth."""
+    return lambda k: monkeypatch.setattr(tables, "steps_at_once", lambda mdp, n: k)
+
+
+@pytest.mark.parametrize("k", [0, 1, 2, 3], ids=["action, then outcome", "one step", "two at once", "three at once"])
 @pytest.mark.parametrize(
     ("mdp", "group_size"),
     [
         (REFEREE, 5),
         (REFEREE.replace(horizon=1), 1),
-        (examples.random_mdp(n_outcomes=3, n_actions=3, horizon=9, rng=2), 1),
+        (examples.random_mdp(n_outcomes=3, n_actions=3, horizon=11, termination=0.1, rng=2), 1),
     ],
 )
-def test_against_the_naive_sampler(monkeypatch, mdp, group_size, joint):
-    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if joint else 0)
+def test_against_the_naive_sampler(monkeypatch, at_once, mdp, group_size, k):
+    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if k else 0)
+    at_once(max(k, 1))
     mdp = mdp.replace()  # nothing is remembered of a model just made
     batch = draw(90, mdp=mdp, rng=8, group_size=group_size)
-    paths, final = naive_block(mdp, POLICY.probabilities(THETA), 8, (0,), 90, group_size=group_size, joint=joint)
+    paths, final = naive_block(
+        mdp, POLICY.probabilities(THETA), 8, (0,), 90, group_size=group_size, joint=k > 0, at_once=max(k, 1)
+    )
     assert [steps(batch, n) for n in range(90)] == [path_of(mdp, path) for path in paths]
     assert batch.final_states.tolist() == final
     last = [mdp.terminated[path[-1]] for path in paths]
     assert batch.terminated.tolist() == last
     assert batch.truncated.tolist() == np.logical_not(last).tolist()
+
+
+@pytest.mark.parametrize(("mdp", "n", "k"), [
+    (examples.frozen_lake(map="8x8", horizon=100), 10**4, 1),
+    (examples.frozen_lake(map="8x8", horizon=100), 10**5, 2),
+    (examples.frozen_lake(map="8x8", horizon=None), 10**6, 2),
+    (examples.short_corridor(), 10**6, 8),
+    (examples.short_corridor().replace(horizon=7), 10**6, 4),  # no more than there are
+    (examples.short_corridor().replace(horizon=0), 10**6, 1),
+    (examples.random_mdp(n_states=200, n_actions=5, n_outcomes=200, horizon=50, rng=0), 10**6, 1),  # in two draws
+    (examples.frozen_lake(map=["S" + 99 * "F"] * 9 + [99 * "F" + "G"], horizon=100), 10**6, 1),  # too large for a cache
+])  # fmt: skip
+def test_several_steps_at_once_where_that_pays(mdp, n, k):
+    assert tables.steps_at_once(mdp, n) == k
+    assert tables.steps_at_once(mdp, 1) == 1
 
 
 def test_each_block_has_its_own_stream(monkeypatch):
@@ -372,6 +396,36 @@ def test_joint_probabilities_are_policy_times_model(monkeypatch):
             else:
                 p = walk.stages[0].alias.drawn(s)[a] * walk.stages[1].alias.drawn(s * 3 + a)[k]
             assert abs(p - mu[s][a] / sum(mu[s]) * Fraction(float(REFEREE.probability[s, a, k]))) <= Fraction(2) ** -52
+
+
+@pytest.mark.parametrize("k", [2, 4])
+def test_probabilities_of_paths_are_the_products_of_their_steps(at_once, k):
+    """Of every path from every state, to within 2⁻⁵² for each step, and what cannot happen is never drawn."""
+    at_once(k)
+    mdp = examples.random_mdp(n_states=3, n_actions=2, n_outcomes=2, horizon=8, termination=0.3, rng=5)
+    policy = TabularSoftmax(3, 2)
+    mu, (_, A, K) = policy.probabilities(THETA[:6]), mdp.probability.shape
+    walk, meaning = tables.sampling_tables(mdp, policy, THETA[:6])
+    for s in range(3):
+        drawn, total = walk.stages[0].alias.drawn(s), Fraction(0)
+        for path in np.ndindex(*[A * K] * k):
+            state, ended, p, pairs, rewards = s, False, Fraction(1), [], []
+            for a, outcome in (divmod(cell, K) for cell in path):
+                if ended:
+                    p *= a == outcome == 0  # there is one way to wait
+                else:
+                    p *= Fraction(float(mu[state, a])) * Fraction(float(mdp.probability[state, a, outcome]))
+                pairs.append(mdp.n_states * A if ended else state * A + a)
+                rewards.append(0.0 if ended else mdp.reward[state, a, outcome])
+                state, ended = mdp.next_state[state, a, outcome], ended or mdp.terminated[state, a, outcome]
+            number = int(np.ravel_multi_index(path, [A * K] * k))
+            assert abs(drawn.get(number, 0) - p) <= k * Fraction(2) ** -52
+            assert (drawn.get(number, 0) > 0) == (p > 0)
+            total += p
+            if p:
+                i = s * (A * K) ** k + number
+                assert (meaning.pair[:, i].tolist(), meaning.reward[:, i].tolist()) == (pairs, rewards)
+        assert abs(total - 1) < 1e-12
 
 
 class Bits:
@@ -568,7 +622,8 @@ def test_block_size_without_horizon(monkeypatch):
     assert [drawing.block_size(None, g) for g in (1, 30, 100, 101)] == [100, 90, 100, 101]
 
 
-def test_blocks_are_drawn_one_at_a_time(small_blocks):
+def test_blocks_are_drawn_one_at_a_time(small_blocks, at_once):
+    at_once(1)
     blocks = sample_blocks(REFEREE, POLICY, THETA, 7 * 10**4, rng=0)
     assert same(next(blocks), draw(7, rng=0))
     blocks.close()

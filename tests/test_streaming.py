@@ -37,6 +37,7 @@ from reinforce_np import (
     sample,
     stream_gradient,
 )
+from reinforce_np.estimators import packed
 from reinforce_np.estimators.packed import packed_weights
 from reinforce_np.sampling import draw, tables
 from reinforce_np.trajectories import FIELDS, WIDE, concatenate
@@ -64,11 +65,25 @@ def written_out(batch):
 # --- batches that are still packed
 
 
-@pytest.mark.parametrize("joint", [True, False])
+@pytest.fixture
+def at_once(monkeypatch):
+    """A function that fixes how many steps are drawn at once; none stands for an action, and then its outcome."""
+
+    def fix(k):
+        monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if k else 0)
+        monkeypatch.setattr(tables, "steps_at_once", lambda mdp, n: max(k, 1))
+
+    return fix
+
+
+AT_ONCE = pytest.mark.parametrize("k", [0, 1, 2, 3], ids=["action, then outcome", "one step", "two at once", "three at once"])
+
+
+@AT_ONCE
 @pytest.mark.parametrize("options", [{}, {"discounted_score": False}, {"normaliser": Constant(7)}])
 @pytest.mark.parametrize("baseline", [0.0, 0.3, BY_STATE, BY_TIME], ids=["none", "number", "by state", "by time"])
-def test_packed_weights_are_the_weights_of_every_step_added_up(monkeypatch, small_blocks, joint, options, baseline):
-    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if joint else 0)
+def test_packed_weights_are_the_weights_of_every_step_added_up(at_once, small_blocks, k, options, baseline):
+    at_once(k)
     mdp, estimator = REFEREE.replace(), Estimator(RewardToGo(baseline), **options)
     batch = sample(mdp, POLICY, THETA, 100, rng=2)
     w = estimator.weights(written_out(batch), mdp, POLICY, THETA)
@@ -90,10 +105,10 @@ def test_gradients_that_leave_float64_are_refused():
             huge.per_trajectory(given, REFEREE.replace(gamma=1.0), POLICY, THETA)
 
 
-@pytest.mark.parametrize("joint", [True, False])
-def test_those_that_have_finished_and_still_draw_count_for_nothing(monkeypatch, joint):
+@AT_ONCE
+def test_those_that_have_finished_and_still_draw_count_for_nothing(at_once, k):
     """In a block of eight the first to finish is dropped at once, in a large one it is not."""
-    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if joint else 0)
+    at_once(k)
     mdp = examples.random_mdp(n_states=3, n_actions=3, n_outcomes=2, horizon=6, termination=0.05, rng=0)
     estimator, policy = Estimator(RewardToGo(0.3)), TabularSoftmax(3, 3)
     batch = sample(mdp, policy, THETA, 400, rng=2)
@@ -109,12 +124,16 @@ def test_those_that_have_finished_and_still_draw_count_for_nothing(monkeypatch, 
     [LAKE, LAKE.replace(reward=LAKE.reward - 0.01 * ~LAKE.terminated), LAKE.replace(horizon=None), LAKE.replace(horizon=0)],
     ids=["paid at the end", "paid at every step", "without horizon", "without steps"],
 )  # fmt: skip
-def test_trajectories_that_are_never_paid_may_be_left_out_where_payment_comes_last(mdp):
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("few", [0, 10**9])
+def test_trajectories_that_are_never_paid_may_be_left_out_where_payment_comes_last(monkeypatch, at_once, mdp, k, few):
+    at_once(k)
+    monkeypatch.setattr(packed, "FEW", few)
     problem = mdp, WALKER, np.sin(np.arange(64))
     batch = sample(*problem, 2000, rng=0)
     assert (batch.packed.meaning.paid is None) == np.any(mdp.reward[~mdp.terminated])
-    for baseline in (0.0, 0.01):
-        estimator = Estimator(RewardToGo(baseline))
+    for baseline, discounted in ((0.0, True), (0.0, False), (0.01, True)):
+        estimator = Estimator(RewardToGo(baseline), discounted_score=discounted)
         w = estimator.weights(written_out(batch), *problem)
         expected = np.bincount((batch.states * 4 + batch.actions).ravel(), w.ravel(), minlength=64).reshape(16, 4)
         assert_exact(packed_weights(estimator, batch, mdp), expected)
@@ -248,6 +267,7 @@ def test_a_stream_of_another_policy(small_blocks):
 
 def test_memory_does_not_grow_with_the_number_of_trajectories(monkeypatch):
     monkeypatch.setattr(draw, "MAX_BLOCK", 1024)
+    monkeypatch.setattr(tables, "steps_at_once", lambda mdp, n: 2)
     problem = LAKE, WALKER, np.zeros(64)
     stream_gradient(Estimator(RewardToGo()), *problem, 1024, rng=0)
     peaks, steps = [], []

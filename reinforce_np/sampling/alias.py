@@ -59,6 +59,10 @@ class AliasTables:
     low: np.ndarray  # (R·L,) uint32: a random number above (high, low) picks the second entry
     entry: np.ndarray  # (2·R·L,) int: which of its row's probabilities each slot stands for
 
+    def __getstate__(self):
+        """Leave out `entry`: drawing does without it, and it would be half of what workers are sent."""
+        return vars(self) | {"entry": None}
+
     @functools.cached_property
     def shift(self):
         """What is left of a word of 32 bits when the column is cut off."""

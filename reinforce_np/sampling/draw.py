@@ -1,9 +1,10 @@
 """Draw many trajectories at once, in blocks that any number of workers may compute.
 
-A block is a pure function of (model, policy, seed, block index): block i has
-its own child of the seed, and its size depends on the model alone. So the
-same seed gives the same trajectories however the blocks are consumed, and
-however many workers draw them.
+A block is a pure function of (model, policy, seed, block index, n): block i
+has its own child of the seed, its size depends on the model alone, and the
+number n of all trajectories only decides how many steps are drawn at once. So
+the same seed and n give the same trajectories however the blocks are consumed,
+and however many workers draw them.
 """
 
 import numpy as np
@@ -21,8 +22,9 @@ def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None
     """Draw `n` trajectories.
 
     Each action and each outcome is drawn with the probability of the policy
-    and of the model to within 2⁻⁵³ (to 2⁻⁵² for the two of them at once),
-    never when its probability is zero, and always when it is one (`alias`).
+    and of the model to within 2⁻⁵³ (to 2⁻⁵² for the two of them at once, and
+    a path of several steps at once to 2⁻⁵² a step), never when its probability
+    is zero, and always when it is one (`alias`).
 
     Parameters
     ----------
@@ -33,7 +35,8 @@ def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None
     theta : array (D,)
         Its parameters.
     n : int
-        Number of trajectories.
+        Number of trajectories. The same seed with another `n` gives other
+        trajectories: of many, several steps are drawn at once.
     behaviour : array (D,) or (S, A), optional
         Draw the actions from this policy instead: parameters of the same
         policy, or a table of probabilities. Its log-probabilities are

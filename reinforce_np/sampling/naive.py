@@ -10,11 +10,11 @@ from reinforce_np.sampling.alias import LOW_BITS, TOTAL, log_columns, split, who
 from reinforce_np.sampling.blocks import DROP
 
 
-def naive_block(mdp, mu, entropy, spawn_key, n, *, group_size=1, joint=True):
+def naive_block(mdp, mu, entropy, spawn_key, n, *, group_size=1, joint=True, at_once=1):
     """Return n paths [(state, action, outcome), ...] and the final states, drawn with the block's seed.
 
     `mu` (S, A) are the probabilities of the actions; `joint` says whether
-    (action, outcome) are drawn at once, or one after the other.
+    (action, outcome) are drawn at once, `at_once` steps of them, or one after the other.
     """
     bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
     _, A, K = mdp.probability.shape
@@ -23,26 +23,44 @@ def naive_block(mdp, mu, entropy, spawn_key, n, *, group_size=1, joint=True):
     ended = [False] * n
     paths: list[list[tuple]] = [[] for _ in range(n)]
     drawing = list(range(n))
-    for _ in range(mdp.horizon):
+    for t in range(0, mdp.horizon, at_once):
         if joint:
-            joint_rows = mu[:, :, None] * mdp.probability
-            cells = draw([waiting(A * K) if ended[i] else joint_rows[state[i]] for i in drawing], bits)
-            choices = [divmod(cell, K) for cell in cells]
+            rows = {key: path_probabilities(mdp, mu, *key, at_once) for key in {(state[i], ended[i]) for i in drawing}}
+            numbers = draw([rows[state[i], ended[i]] for i in drawing], bits)
+            choices = [[divmod(cell, K) for cell in digits(number, A * K, at_once)] for number in numbers]
         else:
             actions = draw([waiting(A) if ended[i] else mu[state[i]] for i in drawing], bits)
             pairs = zip(drawing, actions, strict=True)
             outcomes = draw([waiting(K) if ended[i] else mdp.probability[state[i], a] for i, a in pairs], bits)
-            choices = list(zip(actions, outcomes, strict=True))
-        for i, (a, k) in zip(drawing, choices, strict=True):
-            if not ended[i]:
-                s = state[i]
-                paths[i].append((s, a, k))
-                state[i], ended[i] = int(mdp.next_state[s, a, k]), bool(mdp.terminated[s, a, k])
+            choices = [[choice] for choice in zip(actions, outcomes, strict=True)]
+        for i, steps in zip(drawing, choices, strict=True):
+            for a, k in steps[: mdp.horizon - t]:
+                if not ended[i]:
+                    s = state[i]
+                    paths[i].append((s, a, k))
+                    state[i], ended[i] = int(mdp.next_state[s, a, k]), bool(mdp.terminated[s, a, k])
         n_left = sum(not ended[i] for i in drawing)
         if DROP * (len(drawing) - n_left) >= len(drawing):
             movers = iter([i for i in drawing[n_left:] if not ended[i]])
             drawing = [next(movers) if ended[i] else i for i in drawing[:n_left]]
     return paths, state
+
+
+def path_probabilities(mdp, mu, state, ended, n_steps):
+    """Return the probabilities of all paths of cells (action, outcome), the first step the most significant."""
+    _, A, K = mdp.probability.shape
+    if n_steps == 0 or ended:
+        return waiting((A * K) ** n_steps)[0]
+    return np.concatenate([
+        mu[state, a] * mdp.probability[state, a, k]
+        * path_probabilities(mdp, mu, mdp.next_state[state, a, k], mdp.terminated[state, a, k], n_steps - 1)
+        for a in range(A) for k in range(K)
+    ])  # fmt: skip
+
+
+def digits(number, base, n):
+    """Return the n digits of a number, the most significant first."""
+    return [number // base**i % base for i in reversed(range(n))]
 
 
 def waiting(n_entries):
