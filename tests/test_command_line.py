@@ -240,7 +240,7 @@ SABOTAGES = {
     "sampler: one step more": (draw, "sampling_tables", of_model(horizon=lambda m: m.horizon + 1)),
     "sampler: one step fewer": (draw, "sampling_tables", of_model(horizon=lambda m: m.horizon - 1)),
     "sampler: uniform start": (draw, "sampling_tables", of_model(initial=lambda m: even(m.initial))),
-    "sampler: uniform actions": (draw, "sampling_tables", lambda f, mdp, policy, theta, _: f(mdp, policy, 0 * theta, None)),
+    "sampler: uniform actions": (draw, "sampling_tables", lambda f, mdp, policy, theta, _, n: f(mdp, policy, 0 * theta, None, n)),
     "sampler: uniform outcomes": (draw, "sampling_tables", of_model(probability=lambda m: even(m.probability))),
     "sampler: actions swapped": (draw, "sampling_tables", of_model(reward=lambda m: m.reward[:, ::-1])),
     "sampler: outcomes swapped": (draw, "sampling_tables", of_model(next_state=lambda m: m.next_state[:, :, ::-1])),

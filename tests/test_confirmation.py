@@ -192,7 +192,7 @@ def test_a_wrong_sampler_is_caught(monkeypatch, change):
     original, behaviour = draw.sampling_tables, change.get("behaviour")
     other = REFEREE.replace(**{name: value for name, value in change.items() if name != "behaviour"})
     monkeypatch.setattr(
-        draw, "sampling_tables", lambda mdp, policy, theta, _: original(other, policy, theta, behaviour)
+        draw, "sampling_tables", lambda mdp, policy, theta, _, n: original(other, policy, theta, behaviour, n)
     )
     assert not confirm(REINFORCE, *PROBLEM, N, rng=0)
 

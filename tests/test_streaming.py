@@ -76,7 +76,9 @@ def at_once(monkeypatch):
     return fix
 
 
-AT_ONCE = pytest.mark.parametrize("k", [0, 1, 2, 3], ids=["action, then outcome", "one step", "two at once", "three at once"])
+AT_ONCE = pytest.mark.parametrize(
+    "k", [0, 1, 2, 3], ids=["action, then outcome", "one step", "two at once", "three at once"]
+)
 
 
 @AT_ONCE

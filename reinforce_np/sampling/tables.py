@@ -165,7 +165,9 @@ class ModelTables:
     paid: int | None  # as in `Meaning`
     start: Stage
     after: np.ndarray  # (R, paths) int: the row of the first stage after each path, or of the second after each action
-    after_one: np.ndarray | None  # (R, A·K) int: the same after one step, where finished trajectories wait wherever they ended
+    after_one: (
+        np.ndarray | None
+    )  # (R, A·K) int: the same after one step, where finished trajectories wait wherever they ended
     after_last: np.ndarray | None  # the same as `after` for a draw that the horizon cuts short
     outcome: Stage | None  # None where (action, outcome) are drawn at once
     pair: np.ndarray  # (steps, R·paths) or (1, S·A + E), as in `Meaning`
@@ -264,7 +266,9 @@ def stage(probability, after, next_log_columns=None):
     """
     alias = alias_tables(with_waiting(probability, len(after)))
     path = (alias.entry.reshape(alias.n_rows, -1) + after.shape[1] * np.arange(alias.n_rows)[:, None]).ravel()
-    return Stage(alias, bases(after, alias.log_columns if next_log_columns is None else next_log_columns).take(path)), path
+    return Stage(
+        alias, bases(after, alias.log_columns if next_log_columns is None else next_log_columns).take(path)
+    ), path
 
 
 def bases(rows, shift):
