@@ -111,9 +111,10 @@ def test_gradients_that_leave_float64_are_refused():
 def test_those_that_have_finished_and_still_draw_count_for_nothing(at_once, k):
     """In a block of eight the first to finish is dropped at once, in a large one it is not."""
     at_once(k)
-    mdp = examples.random_mdp(n_states=3, n_actions=3, n_outcomes=2, horizon=6, termination=0.05, rng=0)
+    mdp = examples.random_mdp(n_states=3, n_actions=3, n_outcomes=2, horizon=7, termination=0.05, rng=0)
     estimator, policy = Estimator(RewardToGo(0.3)), TabularSoftmax(3, 3)
     batch = sample(mdp, policy, THETA, 400, rng=2)
+    assert sum(block.n_transitions for block in batch.packed.blocks) == batch.lengths.sum() == batch.mask.sum()
     assert len(batch.packed.blocks[0].moves) < 5 and 0 < batch.terminated.mean() < 1
     assert not np.any(np.stack([batch.states, batch.actions, batch.rewards, batch.log_probabilities])[:, ~batch.mask])
     w = estimator.weights(written_out(batch), mdp, policy, THETA)
@@ -134,6 +135,8 @@ def test_trajectories_that_are_never_paid_may_be_left_out_where_payment_comes_la
     problem = mdp, WALKER, np.sin(np.arange(64))
     batch = sample(*problem, 2000, rng=0)
     assert (batch.packed.meaning.paid is None) == np.any(mdp.reward[~mdp.terminated])
+    if batch.packed.meaning.paid is not None:
+        assert np.array_equal(batch.packed.paid(), batch.rewards.any(axis=1))
     for baseline, discounted in ((0.0, True), (0.0, False), (0.01, True)):
         estimator = Estimator(RewardToGo(baseline), discounted_score=discounted)
         w = estimator.weights(written_out(batch), *problem)

@@ -51,9 +51,8 @@ class Move(NamedTuple):
         return position
 
     def undo(self, array):
-        """Put what belongs to the first `n_left` of `array` back to where it was, and zero for those that stopped."""
+        """Put what belongs to the first `n_left` of `array` back to where it was; the others, those that stopped, are zero."""
         holes = self.finished[: len(self.movers)]
-        array[self.n_left :] = 0
         array[self.movers] = array[holes]
         array[holes] = 0
 
