@@ -16,6 +16,8 @@ Neither recursion scatters: values are gathered from the states that follow, and
 the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`).
 """
 
+from functools import partial
+
 import numpy as np
 
 from reinforce_np.exact import bellman
@@ -24,6 +26,7 @@ SMALL = 96  # states up to which the chain is quicker as a dense matrix
 DENSE = 2  # and so many times the successors of a state, if that is more
 TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
 APART = 8  # numbers between rows: a power of two from each other, they would compete for the same lines of the cache
+ONE_THREAD_ROWS = 9216  # numbers up to which OpenBLAS multiplies a vector by a matrix in one thread
 WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
 
 
@@ -56,7 +59,7 @@ def visited_values(mdp, pi, r, gamma):
     if dense:
         d, M = _by_powers(P, r_pi, start, T)
     elif not batch and len(entered[0]) and 0 < T * n_pairs <= TOGETHER:
-        d, M = _together(P, r_pi, start, T, into, *entered)
+        d, M = _together(P, r_pi, start, T, into, *mdp.adjacent)
     else:
         d, M = _by_steps(P, r_pi, start, T, into, *entered)
     following = M.reshape(n_pairs, *batch).take(pair, axis=0)
@@ -92,26 +95,43 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
     return d.sum(axis=0), M
 
 
-def _together(P, r_pi, start, T, into, entered_by, entered_from):
+def _together(P, r_pi, start, T, into, beside, between):
     """Return the same for few states: both sweeps as one, because what takes the time is the number of calls.
 
     D_t = Σ_{u<=t} d_u and w_t = Pᵗ r_π follow from those of one step before, and V_t is Σ_{i<T−t} w_i, so
 
         D_{t+1}(s) = start(s) + Σ_s' P(s',s) D_t(s'),        M(s,j) = Σ_t w_t(j) D_{T−2−t}(s).
+
+    D_t(s) and w_t(s) lie side by side: one gather from the states beside s serves both. `start` is one more term.
     """
-    (J, S), dtype = into.shape, np.result_type(P, r_pi)
-    shape = max(J, len(entered_by)), 2 * S + APART
-    source, weight = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=dtype)
-    source[: len(entered_by), :S], source[:J, S : 2 * S] = entered_from, into + S
-    weight[: len(entered_by), :S], weight[:J, S : 2 * S] = np.append(P, 0.0)[entered_by], P.reshape(J, S)
-    x, gathered = np.zeros((T, shape[1]), dtype=dtype), np.empty((T - 1, *shape), dtype=dtype)
-    D, weighted = x[:, :S], np.empty(shape, dtype=dtype)
-    x[0, :S], x[0, S : 2 * S] = start, r_pi
-    for t in range(T - 1):
-        x[t].take(source, out=gathered[t], mode="clip")
-        np.add.reduce(np.multiply(gathered[t], weight, out=weighted), axis=0, out=x[t + 1])
-        D[t + 1] += start
-    return D[-1], np.einsum("tjs,ts->js", gathered[:, :J, S : 2 * S], D[-2::-1])
+    (L, S), dtype = beside.shape, np.result_type(P, r_pi)
+    (x, room), terms = np.empty((2, T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
+    x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r_pi, start
+    x, rows = x[:, :S], x.reshape(T, -1)[:, : 2 * S]
+    weight, flows, multiply = np.append(P, 0.0).take(between).reshape(L, 2 * S), terms[:L], np.multiply
+    gathered, add_up = flows.reshape(L, S, 2), _adding_rows(terms)
+    for now, after in zip(x, rows[1:], strict=False):
+        now.take(beside, 0, gathered, "clip")
+        multiply(flows, weight, flows)
+        add_up(terms, out=after)
+    D, w = room.ravel()[: 2 * S * (T - 1)].reshape(2, S, T - 1)  # the times of a state side by side
+    D[:], w[:] = x[-2::-1, :, 0].T, x[:-1, :, 1].T
+    return x[-1, :, 0], _met(D, w, into)
+
+
+def _adding_rows(terms):
+    """Return the quickest function that adds up the rows of `terms` in one thread."""
+    if terms.size < ONE_THREAD_ROWS:
+        return np.ones(len(terms), dtype=terms.dtype).dot
+    return partial(np.add.reduce, axis=0)
+
+
+def _met(D, w, into):
+    """Return Σ_t D(s,t) w(j,t) for each state and its successors, (J, S)."""
+    M, ahead = np.empty(into.shape, dtype=w.dtype), np.empty_like(w)
+    for j, met in zip(into, M, strict=True):
+        np.matmul(w.take(j, 0, ahead, "clip")[:, None], D[:, :, None], out=met[:, None, None])
+    return M
 
 
 def _by_powers(P, r_pi, start, T):
