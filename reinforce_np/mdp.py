@@ -288,7 +288,9 @@ class FiniteMDP:
         """
         other = dataclasses.replace(self, **changes)
         if changes.keys().isdisjoint(("probability", "next_state", "terminated")):  # what these are found from
-            vars(other).update({x: vars(self)[x] for x in ("continuation", "neighbours", "adjacent") if x in vars(self)})
+            vars(other).update(
+                {x: vars(self)[x] for x in ("continuation", "neighbours", "adjacent") if x in vars(self)}
+            )
         return other
 
     @classmethod

@@ -22,12 +22,15 @@ import numpy as np
 
 from reinforce_np.exact import bellman
 
-SMALL = 96  # states up to which the chain is quicker as a dense matrix
-DENSE = 2  # and so many times the successors of a state, if that is more
-TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
-APART = 8  # numbers between rows: a power of two from each other, they would compete for the same lines of the cache
-ONE_THREAD_ROWS = 9216  # numbers up to which OpenBLAS multiplies a vector by a matrix in one thread
+SMALL = 96  # states up to which a chain may be quicker as a dense matrix, and BLAS is left alone
+STEPS = 50  # and is so if S² is at most so many times the horizon
+DENSE = 2  # or if S is at most so many times the successors of a state
 WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
+WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
+TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
+APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
+ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
+ONE_THREAD_ROW = 9216  # and that of a vector and a matrix
 
 
 def visited_values(mdp, pi, r, gamma):
@@ -50,7 +53,8 @@ def visited_values(mdp, pi, r, gamma):
     """
     S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
     into, pair, *entered = mdp.neighbours
-    n_pairs, dense = into.size, not batch and S <= max(SMALL, DENSE * len(into))
+    few = S <= SMALL and S**2 <= STEPS * T
+    n_pairs, dense = into.size, not batch and (few or S <= DENSE * len(into))
     if dense:
         pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
@@ -78,6 +82,7 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
     """Return Σ_t d_t and M: one sweep forwards, and one backwards over the pairs of a state and its successor."""
     d = np.empty((T, *r_pi.shape), dtype=P.dtype)
     d[:1] = start
+    into, entered_from = into.copy(), entered_from.copy()  # `take` copies a read-only index, at every call
     entering = np.concatenate([P, np.zeros_like(P[:1])])[entered_by]
     P = P.reshape(*into.shape, *P.shape[1:])
     arrive = bellman.summed(into, len(start))
@@ -104,34 +109,29 @@ def _together(P, r_pi, start, T, into, beside, between):
 
     D_t(s) and w_t(s) lie side by side: one gather from the states beside s serves both. `start` is one more term.
     """
-    (L, S), dtype = beside.shape, np.result_type(P, r_pi)
-    (x, room), terms = np.empty((2, T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
+    (L, S), J, dtype = beside.shape, len(into), np.result_type(P, r_pi)
+    x, terms = np.empty((T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
     x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r_pi, start
     x, rows = x[:, :S], x.reshape(T, -1)[:, : 2 * S]
-    weight, flows, multiply = np.append(P, 0.0).take(between).reshape(L, 2 * S), terms[:L], np.multiply
-    gathered, add_up = flows.reshape(L, S, 2), _adding_rows(terms)
+    weight, flows = np.append(P, 0.0).take(between).reshape(L, 2 * S), terms[:L]
+    beside = beside.copy()  # `take` copies a read-only index, at every call
+    gathered, multiply, add_up = flows.reshape(L, S, 2), np.multiply, _adding_rows(terms)
     for now, after in zip(x, rows[1:], strict=False):
         now.take(beside, 0, gathered, "clip")
         multiply(flows, weight, flows)
         add_up(terms, out=after)
-    D, w = room.ravel()[: 2 * S * (T - 1)].reshape(2, S, T - 1)  # the times of a state side by side
+    room = np.empty((2 + J, S, T - 1), dtype=dtype)  # the times of a state side by side
+    D, w, ahead = room[0], room[1], room[2:]
     D[:], w[:] = x[-2::-1, :, 0].T, x[:-1, :, 1].T
-    return x[-1, :, 0], _met(D, w, into)
+    w.take(into, 0, ahead, "clip")
+    return x[-1, :, 0], np.matmul(ahead[:, :, None], D[:, :, None])[..., 0, 0]
 
 
 def _adding_rows(terms):
     """Return the quickest function that adds up the rows of `terms` in one thread."""
-    if terms.size < ONE_THREAD_ROWS:
+    if terms.size < ONE_THREAD_ROW:
         return np.ones(len(terms), dtype=terms.dtype).dot
     return partial(np.add.reduce, axis=0)
-
-
-def _met(D, w, into):
-    """Return Σ_t D(s,t) w(j,t) for each state and its successors, (J, S)."""
-    M, ahead = np.empty(into.shape, dtype=w.dtype), np.empty_like(w)
-    for j, met in zip(into, M, strict=True):
-        np.matmul(w.take(j, 0, ahead, "clip")[:, None], D[:, :, None], out=met[:, None, None])
-    return M
 
 
 def _by_powers(P, r_pi, start, T):
@@ -141,10 +141,11 @@ def _by_powers(P, r_pi, start, T):
 
         d_{t+n} = d_t Pⁿ,        v_{k+n} = v_n + Pⁿ v_k.
     """
-    P = P.reshape(len(start), -1)
-    d, v = np.empty((T, len(P)), dtype=r_pi.dtype), np.zeros((T + 1, len(P)), dtype=r_pi.dtype)
+    S, dtype = len(start), r_pi.dtype
+    P = P.reshape(S, S)
+    d, v = np.empty((T, S), dtype=dtype), np.zeros((T + 1, S), dtype=dtype)
     d[:1], v[1:] = start, r_pi
-    product = np.dot if len(P) <= SMALL else _product
+    product = np.dot if S <= SMALL else _product
     n = t = 1
     while t < T:
         m = min(n, T - t)
@@ -152,11 +153,19 @@ def _by_powers(P, r_pi, start, T):
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
-        if t == 2 * n and len(P) <= SMALL and n * len(P) ** 3 <= WORTH * T:
-            P, n = P @ P, 2 * n
-    return d.sum(axis=0), product(d[::-1].T, v[:T])
+        if t == 2 * n and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
+            P, n = product(P, P, out=np.empty_like(P)), 2 * n
+    return d.sum(axis=0), product(d[::-1].T, v[:T], out=np.empty_like(P))
 
 
-def _product(x, P, out=None):
-    """Return x P on one thread: several would wait for each other at every step, and long on a busy machine."""
-    return np.einsum("ns,st->nt", x, P, out=out)
+def _product(x, P, out):
+    """Return x P on one thread, by as many rows at a time as BLAS keeps to one.
+
+    Several threads would wait for each other at every step, and long on a busy machine.
+    """
+    rows = ONE_THREAD // max(P.size, 1)
+    if min(rows, len(x)) < 2:
+        return np.einsum("ns,st->nt", x, P, out=out)
+    for i in range(0, len(x), rows):
+        np.dot(x[i : i + rows], P, out=out[i : i + rows])
+    return out
