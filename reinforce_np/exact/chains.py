@@ -58,7 +58,7 @@ def visited_values(mdp, pi, r, gamma):
     if dense:
         pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
-    P = bellman.summed(pair, n_pairs)(pi[:, :, None] * p)
+    P = bellman.summed(pair, n_pairs + 1)(pi[:, :, None] * p)  # the last is zero: of no pair
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
     if dense:
         d, M = _by_powers(P, r_pi, start, T)
@@ -83,8 +83,7 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
     d = np.empty((T, *r_pi.shape), dtype=P.dtype)
     d[:1] = start
     into, entered_from = into.copy(), entered_from.copy()  # `take` copies a read-only index, at every call
-    entering = np.concatenate([P, np.zeros_like(P[:1])])[entered_by]
-    P = P.reshape(*into.shape, *P.shape[1:])
+    entering, P = P[entered_by], P[:-1].reshape(*into.shape, *P.shape[1:])
     arrive = bellman.summed(into, len(start))
     for t in range(1, T):
         if len(entered_by):
@@ -113,7 +112,7 @@ def _together(P, r_pi, start, T, into, beside, between):
     x, terms = np.empty((T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
     x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r_pi, start
     x, rows = x[:, :S], x.reshape(T, -1)[:, : 2 * S]
-    weight, flows = np.append(P, 0.0).take(between).reshape(L, 2 * S), terms[:L]
+    weight, flows = P.take(between).reshape(L, 2 * S), terms[:L]
     beside = beside.copy()  # `take` copies a read-only index, at every call
     gathered, multiply, add_up = flows.reshape(L, S, 2), np.multiply, _adding_rows(terms)
     for now, after in zip(x, rows[1:], strict=False):
@@ -142,20 +141,20 @@ def _by_powers(P, r_pi, start, T):
         d_{t+n} = d_t Pⁿ,        v_{k+n} = v_n + Pⁿ v_k.
     """
     S, dtype = len(start), r_pi.dtype
-    P = P.reshape(S, S)
+    P = P[:-1].reshape(S, S)
     d, v = np.empty((T, S), dtype=dtype), np.zeros((T + 1, S), dtype=dtype)
-    d[:1], v[1:] = start, r_pi
+    d[-1:], v[1:] = start, r_pi
     product = np.dot if S <= SMALL else _product
     n = t = 1
     while t < T:
-        m = min(n, T - t)
-        product(d[t - n : t - n + m], P, out=d[t : t + m])
+        m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
+        product(d[first + n - m : first + n], P, out=d[first - m : first])
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
         if t == 2 * n and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
             P, n = product(P, P, out=np.empty_like(P)), 2 * n
-    return d.sum(axis=0), product(d[::-1].T, v[:T], out=np.empty_like(P))
+    return d.sum(axis=0), product(d.T, v[:T], out=np.empty_like(P))
 
 
 def _product(x, P, out):

@@ -44,7 +44,8 @@ def softmax(logits, temperature=1.0):
     if logits.shape[-1] <= FEW and logits.dtype.kind == "f":  # the same, an action at a time; exp(−∞) is zero
         columns = [logits[..., a] for a in range(logits.shape[-1])]
         with np.errstate(over="ignore"):
-            weights = np.exp((logits - reduce(np.maximum, columns)[..., None]) / temperature)
+            shifted = logits - reduce(np.maximum, columns)[..., None]
+            weights = np.exp(shifted if temperature == 1.0 else shifted / temperature)
         return weights / reduce(np.add, [weights[..., a] for a in range(logits.shape[-1])])[..., None]
     shifted, masked, _ = shifted_logits(logits, temperature)
     weights = np.where(masked, 0.0, np.exp(shifted))
