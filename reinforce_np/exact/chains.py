@@ -82,17 +82,16 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
     """Return Σ_t d_t and M: one sweep forwards, and one backwards over the pairs of a state and its successor."""
     d = np.empty((T, *r_pi.shape), dtype=P.dtype)
     d[:1] = start
-    into, entered_from = into.copy(), entered_from.copy()  # `take` copies a read-only index, at every call
     entering, P = P[entered_by], P[:-1].reshape(*into.shape, *P.shape[1:])
-    arrive = bellman.summed(into, len(start))
+    arrive, index = bellman.summed(into, len(start)), entered_from.copy()  # `take` copies a read-only one at every call
     for t in range(1, T):
         if len(entered_by):
-            np.einsum("is...,is...->s...", entering, d[t - 1].take(entered_from, axis=0), out=d[t])
+            np.einsum("is...,is...->s...", entering, d[t - 1].take(index, axis=0), out=d[t])
         else:
             d[t] = arrive(P * d[t - 1])
-    V, M = np.zeros_like(r_pi), np.zeros_like(P, dtype=r_pi.dtype)
+    V, M, index = np.zeros_like(r_pi), np.zeros_like(P, dtype=r_pi.dtype), into.copy()
     for t in reversed(range(T)):
-        ahead = V.take(into, axis=0)
+        ahead = V.take(index, axis=0)
         V = r_pi + np.einsum("js...,js...->s...", P, ahead)
         ahead *= d[t]
         M += ahead
