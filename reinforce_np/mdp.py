@@ -47,6 +47,39 @@ class Neighbours(NamedTuple):
     entered_from: np.ndarray
 
 
+class Adjacent(NamedTuple):
+    """The states beside each state: those it can lead to and those it is entered from, whatever is done.
+
+    Parameters
+    ----------
+    beside : int array (L, S)
+        Distinct states beside each state, L at most; columns are filled up with the state itself.
+    between : int array (L, S, 2)
+        The entries of the flattened `Neighbours.into` that lead from there to here, and from here to there;
+        ``into.size`` where none does.
+    """
+
+    beside: np.ndarray
+    between: np.ndarray
+
+
+def _distinct(states, counted):
+    """Return the distinct counted states of each row (S, N), filled up with the row's own, as (J, S), and the place
+    of each entry in that array, flattened."""
+    S = len(states)
+    following = np.where(counted, states, S)  # S: nowhere, sorted last
+    order = np.argsort(following, axis=1, kind="stable")
+    following = np.take_along_axis(following, order, axis=1)
+    rank = np.zeros_like(order)
+    np.cumsum(following[:, 1:] != following[:, :-1], axis=1, out=rank[:, 1:])
+    s, i = np.nonzero(following < S)
+    distinct = np.tile(np.arange(S), (int(rank[s, i].max(initial=0)) + 1, 1))
+    distinct[rank[s, i], s] = following[s, i]
+    place = np.tile(np.arange(S)[:, None], (1, order.shape[1]))
+    place[s, order[s, i]] += rank[s, i] * S
+    return distinct, place
+
+
 @dataclass(frozen=True, eq=False)
 class FiniteMDP:
     """A finite Markov decision process in outcome form.
@@ -202,17 +235,7 @@ class FiniteMDP:
         """
         S, shape = self.n_states, self.probability.shape
         goes_on = (self.continuation > 0).reshape(S, -1)
-        following = np.where(goes_on, self.next_state.reshape(S, -1), S)  # S: nowhere, sorted last
-        order = np.argsort(following, axis=1, kind="stable")
-        following = np.take_along_axis(following, order, axis=1)
-        rank = np.zeros_like(order)
-        np.cumsum(following[:, 1:] != following[:, :-1], axis=1, out=rank[:, 1:])
-        s, i = np.nonzero(following < S)
-        into = np.tile(np.arange(S), (int(rank[s, i].max(initial=0)) + 1, 1))
-        into[rank[s, i], s] = following[s, i]
-        pair = np.tile(np.arange(S)[:, None], (1, order.shape[1]))
-        pair[s, order[s, i]] += rank[s, i] * S
-
+        into, pair = _distinct(self.next_state.reshape(S, -1), goes_on)
         used = np.zeros(into.size, dtype=bool)
         used[pair[goes_on]] = True
         used = np.flatnonzero(used)
@@ -228,6 +251,32 @@ class FiniteMDP:
             array.setflags(write=False)
         return found
 
+    @cached_property
+    def adjacent(self):
+        """States beside each state, found once per model where `neighbours` says from where each is entered: an `Adjacent`.
+
+        Examples
+        --------
+        >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
+        ...                             initial=0, gamma=0.9, horizon=4)
+        >>> beside, between = mdp.adjacent
+        >>> beside.T.tolist(), between[..., 0].T.tolist(), between[..., 1].T.tolist()
+        ([[0, 1], [0, 1]], [[0, 4], [2, 1]], [[0, 2], [4, 1]])
+        """
+        into, _, entered_by, entered_from = self.neighbours
+        entered, leads = entered_by < into.size, np.zeros(into.size, dtype=bool)
+        leads[entered_by[entered]] = True
+        leads = leads.reshape(into.shape)
+        beside, place = _distinct(np.concatenate([entered_from, into]).T, np.concatenate([entered, leads]).T)
+        here, there = place.T[: len(entered_by)], place.T[len(entered_by) :]
+        between = np.full((beside.size, 2), into.size)
+        between[here[entered], 0] = entered_by[entered]
+        between[there[leads], 1] = np.flatnonzero(leads)
+        found = Adjacent(beside, between.reshape(*beside.shape, 2))
+        for array in found:
+            array.setflags(write=False)
+        return found
+
     def replace(self, **changes):
         """Return a copy with some fields changed, validated anew.
 
@@ -239,7 +288,9 @@ class FiniteMDP:
         """
         other = dataclasses.replace(self, **changes)
         if changes.keys().isdisjoint(("probability", "next_state", "terminated")):  # what these are found from
-            vars(other).update({x: vars(self)[x] for x in ("continuation", "neighbours") if x in vars(self)})
+            vars(other).update(
+                {x: vars(self)[x] for x in ("continuation", "neighbours", "adjacent") if x in vars(self)}
+            )
         return other
 
     @classmethod

@@ -1,5 +1,6 @@
 """Exact quantities against the oracle in fractions, against each other, and against answers known on paper."""
 
+import contextlib
 import itertools
 import math
 import pickle
@@ -1054,6 +1055,26 @@ def hub(S=150):
     return FiniteMDP(p, next_state, reward, next_state == S - 1, initial=np.eye(S)[3], gamma=0.95, horizon=40)
 
 
+NEVER, ALWAYS = 0, 10**9
+SPARSE = {"STEPS": NEVER, "DENSE": NEVER}
+WAYS = {
+    "by powers": {"STEPS": ALWAYS, "SMALL": 200},
+    "by powers, four rows at a time": {"DENSE": ALWAYS, "SMALL": NEVER, "WORTH": ALWAYS, "ONE_THREAD": 4 * 64**2},
+    "together": SPARSE,
+    "together, too many for one thread": SPARSE | {"ONE_THREAD_ROW": NEVER},
+    "by steps": SPARSE | {"TOGETHER": NEVER},
+}
+
+
+@contextlib.contextmanager
+def along(way):
+    """Make all sweeps without a batch go this way, as far as the model allows."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in WAYS[way].items():
+            patch.setattr(chains, name, value)
+        yield
+
+
 def assert_the_chain_gives_what_the_steps_give(mdp, pi):
     r = np.cos(np.arange(pi.size)).reshape(pi.shape) + mdp.expected_reward.reshape(pi.shape[:2] + (1,) * (pi.ndim - 2))
     r, gamma = r.astype(pi.dtype), mdp.gamma
@@ -1067,12 +1088,9 @@ def test_the_merged_chain_gives_what_the_steps_give(problem, n_policies):
     mdp, policy, theta = problem
     pi = policy.probabilities(theta if n_policies == 0 else np.tile(theta, (n_policies, 1)))
     assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chains, "SMALL", 0)
-        patch.setattr(chains, "DENSE", 0)
-        assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
-        patch.setattr(chains, "TOGETHER", 0)
-        assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
+    for way in WAYS:
+        with along(way):
+            assert_the_chain_gives_what_the_steps_give(mdp, bellman.state_first(pi))
 
 
 @pytest.mark.parametrize(
@@ -1080,13 +1098,14 @@ def test_the_merged_chain_gives_what_the_steps_give(problem, n_policies):
     [hub(), examples.frozen_lake(map="8x8", gamma=0.99, horizon=37), random_mdp(n_states=130, horizon=9, rng=1)],
     ids=["hub", "lake", "random"],
 )
-def test_long_sweeps_over_merged_chains(mdp, monkeypatch):
-    """By powers (the lake), by gathering (the random model), and by adding up where too many states lead to one (the hub)."""
+def test_long_sweeps_over_merged_chains(mdp):
+    """By powers, by gathering, and by adding up where too many states lead to one (the hub)."""
     pi = np.random.default_rng(0).dirichlet(np.ones(mdp.n_actions), size=mdp.n_states)
-    for together in (chains.TOGETHER, 0):
-        monkeypatch.setattr(chains, "TOGETHER", together)
-        for policies in (pi, pi * (1 + 1e-3j), np.stack([pi, pi[::-1]], axis=-1)):
-            assert_the_chain_gives_what_the_steps_give(mdp, policies)
+    for way in WAYS:
+        with along(way):
+            for policies in (pi, pi * (1 + 1e-3j)):
+                assert_the_chain_gives_what_the_steps_give(mdp, policies)
+    assert_the_chain_gives_what_the_steps_give(mdp, np.stack([pi, pi[::-1]], axis=-1))
     into, pair, entered_by, entered_from = mdp.neighbours
     s, a, k = np.nonzero(mdp.continuation)
     assert np.array_equal(into.ravel()[pair[s, a, k]], mdp.next_state[s, a, k])
@@ -1094,12 +1113,18 @@ def test_long_sweeps_over_merged_chains(mdp, monkeypatch):
     assert (len(entered_by) == 0) == (mdp.n_states == 150)
     for i, j in zip(*np.nonzero(entered_by < into.size), strict=True):
         assert into.ravel()[entered_by[i, j]] == j and entered_by[i, j] % mdp.n_states == entered_from[i, j]
-    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "continuation"}
+    beside, between = mdp.adjacent
+    for way, (before, after) in enumerate([(beside, np.arange(mdp.n_states)), (np.arange(mdp.n_states), beside)]):
+        before, after = np.broadcast_arrays(before, after)
+        there = between[..., way] < into.size
+        assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
+        assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
+    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "adjacent", "continuation"}
 
 
 def test_a_changed_model_keeps_the_tables_it_can_and_no_others():
     model = examples.referee()
-    tables = ("neighbours", "continuation")
+    tables = ("neighbours", "adjacent", "continuation")
     kept = [getattr(model, name) for name in tables]
     assert all(
         getattr(model.replace(gamma=0.5, reward=-model.reward), name) is x for name, x in zip(tables, kept, strict=True)

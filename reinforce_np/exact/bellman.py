@@ -38,7 +38,7 @@ def expected_next(mdp, continuation, V):
 
 def centred(Q, pi):
     """Return Q − Q(a*), a* the most probable action of each state: a baseline, so that digits are kept."""
-    best = np.argmax(pi.real, axis=1)
+    best = pi.real.argmax(axis=1)
     if best.ndim == 1:
         return Q - Q[np.arange(len(Q)), best][:, None]
     best = best[:, None]

@@ -16,15 +16,21 @@ Neither recursion scatters: values are gathered from the states that follow, and
 the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`).
 """
 
+from functools import partial
+
 import numpy as np
 
 from reinforce_np.exact import bellman
 
-SMALL = 96  # states up to which the chain is quicker as a dense matrix
-DENSE = 2  # and so many times the successors of a state, if that is more
-TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
-APART = 8  # numbers between rows: a power of two from each other, they would compete for the same lines of the cache
+SMALL = 96  # states up to which a chain may be quicker as a dense matrix, and BLAS is left alone
+STEPS = 50  # and is so if S² is at most so many times the horizon
+DENSE = 2  # or if S is at most so many times the successors of a state
 WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
+WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
+TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
+APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
+ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
+ONE_THREAD_ROW = 9216  # and that of a vector and a matrix
 
 
 def visited_values(mdp, pi, r, gamma):
@@ -47,16 +53,17 @@ def visited_values(mdp, pi, r, gamma):
     """
     S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
     into, pair, *entered = mdp.neighbours
-    n_pairs, dense = into.size, not batch and S <= max(SMALL, DENSE * len(into))
+    few = S <= SMALL and S**2 <= STEPS * T
+    n_pairs, dense = into.size, not batch and (few or S <= DENSE * len(into))
     if dense:
         pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
-    P = bellman.summed(pair, n_pairs)(pi[:, :, None] * p)
+    P = bellman.summed(pair, n_pairs + 1)(pi[:, :, None] * p)  # the last is zero: of no pair
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
     if dense:
         d, M = _by_powers(P, r_pi, start, T)
     elif not batch and len(entered[0]) and 0 < T * n_pairs <= TOGETHER:
-        d, M = _together(P, r_pi, start, T, into, *entered)
+        d, M = _together(P, r_pi, start, T, into, *mdp.adjacent)
     else:
         d, M = _by_steps(P, r_pi, start, T, into, *entered)
     following = M.reshape(n_pairs, *batch).take(pair, axis=0)
@@ -75,43 +82,54 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
     """Return Σ_t d_t and M: one sweep forwards, and one backwards over the pairs of a state and its successor."""
     d = np.empty((T, *r_pi.shape), dtype=P.dtype)
     d[:1] = start
-    entering = np.concatenate([P, np.zeros_like(P[:1])])[entered_by]
-    P = P.reshape(*into.shape, *P.shape[1:])
-    arrive = bellman.summed(into, len(start))
+    entering, P = P[entered_by], P[:-1].reshape(*into.shape, *P.shape[1:])
+    arrive, index = bellman.summed(into, len(start)), entered_from.copy()  # `take` copies a read-only one at every call
     for t in range(1, T):
         if len(entered_by):
-            np.einsum("is...,is...->s...", entering, d[t - 1].take(entered_from, axis=0), out=d[t])
+            np.einsum("is...,is...->s...", entering, d[t - 1].take(index, axis=0), out=d[t])
         else:
             d[t] = arrive(P * d[t - 1])
-    V, M = np.zeros_like(r_pi), np.zeros_like(P, dtype=r_pi.dtype)
+    V, M, index = np.zeros_like(r_pi), np.zeros_like(P, dtype=r_pi.dtype), into.copy()
     for t in reversed(range(T)):
-        ahead = V.take(into, axis=0)
+        ahead = V.take(index, axis=0)
         V = r_pi + np.einsum("js...,js...->s...", P, ahead)
         ahead *= d[t]
         M += ahead
     return d.sum(axis=0), M
 
 
-def _together(P, r_pi, start, T, into, entered_by, entered_from):
+def _together(P, r_pi, start, T, into, beside, between):
     """Return the same for few states: both sweeps as one, because what takes the time is the number of calls.
 
     D_t = Σ_{u<=t} d_u and w_t = Pᵗ r_π follow from those of one step before, and V_t is Σ_{i<T−t} w_i, so
 
         D_{t+1}(s) = start(s) + Σ_s' P(s',s) D_t(s'),        M(s,j) = Σ_t w_t(j) D_{T−2−t}(s).
+
+    D_t(s) and w_t(s) lie side by side: one gather from the states beside s serves both. `start` is one more term.
     """
-    (J, S), dtype = into.shape, np.result_type(P, r_pi)
-    shape = max(J, len(entered_by)), 2 * S + APART
-    source, weight = np.zeros(shape, dtype=np.intp), np.zeros(shape, dtype=dtype)
-    source[: len(entered_by), :S], source[:J, S : 2 * S] = entered_from, into + S
-    weight[: len(entered_by), :S], weight[:J, S : 2 * S] = np.append(P, 0.0)[entered_by], P.reshape(J, S)
-    x, gathered = np.zeros((T, shape[1]), dtype=dtype), np.empty((T - 1, *shape), dtype=dtype)
-    D, weighted = x[:, :S], np.empty(shape, dtype=dtype)
-    x[0, :S], x[0, S : 2 * S] = start, r_pi
-    for t in range(T - 1):
-        x[t].take(source, out=gathered[t], mode="clip")
-        np.add.reduce(np.multiply(gathered[t], weight, out=weighted), axis=0, out=x[t + 1])
-        D[t + 1] += start
-    return D[-1], np.einsum("tjs,ts->js", gathered[:, :J, S : 2 * S], D[-2::-1])
+    (L, S), J, dtype = beside.shape, len(into), np.result_type(P, r_pi)
+    x, terms = np.empty((T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
+    x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r_pi, start
+    x, rows = x[:, :S], x.reshape(T, -1)[:, : 2 * S]
+    weight, flows = P.take(between).reshape(L, 2 * S), terms[:L]
+    beside = beside.copy()  # `take` copies a read-only index, at every call
+    gathered, multiply, add_up = flows.reshape(L, S, 2), np.multiply, _adding_rows(terms)
+    for now, after in zip(x, rows[1:], strict=False):
+        now.take(beside, 0, gathered, "clip")
+        multiply(flows, weight, flows)
+        add_up(terms, out=after)
+    room = np.empty((2 + J, S, T - 1), dtype=dtype)  # the times of a state side by side
+    D, w, ahead = room[0], room[1], room[2:]
+    D[:], w[:] = x[-2::-1, :, 0].T, x[:-1, :, 1].T
+    w.take(into, 0, ahead, "clip")
+    return x[-1, :, 0], np.matmul(ahead[:, :, None], D[:, :, None])[..., 0, 0]
+
+
+def _adding_rows(terms):
+    """Return the quickest function that adds up the rows of `terms` in one thread."""
+    if terms.size < ONE_THREAD_ROW:
+        return np.ones(len(terms), dtype=terms.dtype).dot
+    return partial(np.add.reduce, axis=0)
 
 
 def _by_powers(P, r_pi, start, T):
@@ -121,22 +139,31 @@ def _by_powers(P, r_pi, start, T):
 
         d_{t+n} = d_t Pⁿ,        v_{k+n} = v_n + Pⁿ v_k.
     """
-    P = P.reshape(len(start), -1)
-    d, v = np.empty((T, len(P)), dtype=r_pi.dtype), np.zeros((T + 1, len(P)), dtype=r_pi.dtype)
-    d[:1], v[1:] = start, r_pi
-    product = np.dot if len(P) <= SMALL else _product
+    S, dtype = len(start), r_pi.dtype
+    P = P[:-1].reshape(S, S)
+    d, v = np.empty((T, S), dtype=dtype), np.zeros((T + 1, S), dtype=dtype)
+    d[-1:], v[1:] = start, r_pi
+    product = np.dot if S <= SMALL else _product
     n = t = 1
     while t < T:
-        m = min(n, T - t)
-        product(d[t - n : t - n + m], P, out=d[t : t + m])
+        m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
+        product(d[first + n - m : first + n], P, out=d[first - m : first])
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
-        if t == 2 * n and len(P) <= SMALL and n * len(P) ** 3 <= WORTH * T:
-            P, n = P @ P, 2 * n
-    return d.sum(axis=0), product(d[::-1].T, v[:T])
+        if t == 2 * n and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
+            P, n = product(P, P, out=np.empty_like(P)), 2 * n
+    return d.sum(axis=0), product(d.T, v[:T], out=np.empty_like(P))
 
 
-def _product(x, P, out=None):
-    """Return x P on one thread: several would wait for each other at every step, and long on a busy machine."""
-    return np.einsum("ns,st->nt", x, P, out=out)
+def _product(x, P, out):
+    """Return x P on one thread, by as many rows at a time as BLAS keeps to one.
+
+    Several threads would wait for each other at every step, and long on a busy machine.
+    """
+    rows = ONE_THREAD // max(P.size, 1)
+    if min(rows, len(x)) < 2:
+        return np.einsum("ns,st->nt", x, P, out=out)
+    for i in range(0, len(x), rows):
+        np.dot(x[i : i + rows], P, out=out[i : i + rows])
+    return out

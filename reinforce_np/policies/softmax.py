@@ -8,7 +8,7 @@ digit by subtraction. It is the sum of the *other* probabilities, and that sum
 is what is used everywhere below.
 """
 
-from functools import reduce
+from functools import lru_cache, reduce
 
 import numpy as np
 
@@ -44,7 +44,8 @@ def softmax(logits, temperature=1.0):
     if logits.shape[-1] <= FEW and logits.dtype.kind == "f":  # the same, an action at a time; exp(−∞) is zero
         columns = [logits[..., a] for a in range(logits.shape[-1])]
         with np.errstate(over="ignore"):
-            weights = np.exp((logits - reduce(np.maximum, columns)[..., None]) / temperature)
+            shifted = logits - reduce(np.maximum, columns)[..., None]
+            weights = np.exp(shifted if temperature == 1.0 else shifted / temperature)
         return weights / reduce(np.add, [weights[..., a] for a in range(logits.shape[-1])])[..., None]
     shifted, masked, _ = shifted_logits(logits, temperature)
     weights = np.where(masked, 0.0, np.exp(shifted))
@@ -71,7 +72,7 @@ def sum_of_others(x):
     array([3.e+00, 1.e+30, 1.e+30])
     """
     if x.shape[-1] <= FEW and x.size <= SMALL:
-        return x @ (1.0 - np.eye(x.shape[-1]))
+        return x @ _all_but_one(x.shape[-1])
     left = np.zeros_like(x)
     right = np.zeros_like(x)
     if x.shape[-1] <= FEW:  # the same sums, for all rows at once
@@ -82,6 +83,14 @@ def sum_of_others(x):
     np.cumsum(x[..., :-1], axis=-1, out=left[..., 1:])
     np.cumsum(x[..., :0:-1], axis=-1, out=right[..., -2::-1])
     return left + right
+
+
+@lru_cache(maxsize=FEW)
+def _all_but_one(n):
+    """Return the matrix of ones with zeros on its diagonal."""
+    matrix = 1.0 - np.eye(n)
+    matrix.setflags(write=False)
+    return matrix
 
 
 def logit_score(probabilities):
