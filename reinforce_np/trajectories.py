@@ -117,7 +117,8 @@ class Trajectories:
         padding = ~self.mask
         for name, limit in (("states", n_states), ("actions", n_actions)):
             visited = getattr(self, name)
-            if 0 <= visited.min(initial=0) and visited.max(initial=0) < limit:
+            unsigned = visited.view(visited.dtype.str.replace("i", "u"))  # in which a negative number is a large one
+            if unsigned.max(initial=0) < limit:
                 continue
             wrong = ~padding & ((visited < 0) | (visited >= limit))
             if wrong.any():
