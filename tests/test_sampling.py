@@ -183,10 +183,8 @@ def at_once(monkeypatch):
         (examples.random_mdp(n_outcomes=3, n_actions=3, horizon=11, termination=0.1, rng=2), 1),
     ],
 )
-def test_against_the_naive_sampler(monkeypatch, at_once, mdp, group_size, k):
-    monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if k else 0)
-    at_once(max(k, 1))
-    mdp = mdp.replace()  # nothing is remembered of a model just made
+def test_against_the_naive_sampler(at_once, mdp, group_size, k):
+    at_once(k)
     batch = draw(90, mdp=mdp, rng=8, group_size=group_size)
     paths, final = naive_block(
         mdp, POLICY.probabilities(THETA), 8, (0,), 90, group_size=group_size, joint=k > 0, at_once=max(k, 1)
@@ -198,19 +196,23 @@ def test_against_the_naive_sampler(monkeypatch, at_once, mdp, group_size, k):
     assert batch.truncated.tolist() == np.logical_not(last).tolist()
 
 
+DENSE = examples.random_mdp(n_states=200, n_actions=5, n_outcomes=200, horizon=50, termination=0.0, rng=0)
+
+
 @pytest.mark.parametrize(("mdp", "n", "k"), [
+    (examples.frozen_lake(map="8x8", horizon=100), 1, 1),
     (examples.frozen_lake(map="8x8", horizon=100), 10**4, 1),
     (examples.frozen_lake(map="8x8", horizon=100), 10**5, 2),
     (examples.frozen_lake(map="8x8", horizon=None), 10**6, 2),
     (examples.short_corridor(), 10**6, 8),
     (examples.short_corridor().replace(horizon=7), 10**6, 4),  # no more than there are
     (examples.short_corridor().replace(horizon=0), 10**6, 1),
-    (examples.random_mdp(n_states=200, n_actions=5, n_outcomes=200, horizon=50, rng=0), 10**6, 1),  # in two draws
+    (DENSE, 10**5, 0),  # an action, and then its outcome
+    (DENSE, 10**6, 1),
     (examples.frozen_lake(map=["S" + 99 * "F"] * 9 + [99 * "F" + "G"], horizon=100), 10**6, 1),  # too large for a cache
 ])  # fmt: skip
 def test_several_steps_at_once_where_that_pays(mdp, n, k):
     assert tables.steps_at_once(mdp, n) == k
-    assert tables.steps_at_once(mdp, 1) == 1
 
 
 def test_each_block_has_its_own_stream(monkeypatch):
@@ -223,12 +225,13 @@ def test_each_block_has_its_own_stream(monkeypatch):
         assert [steps(batch, 8 * block + n) for n in range(8)] == [path_of(mdp, path) for path in paths]
 
 
-def test_what_is_remembered_of_a_model_depends_on_nothing_else(monkeypatch):
-    monkeypatch.setattr(tables, "JOINT_CELLS", 0)
+@pytest.mark.parametrize("k", [0, 1, 2])
+def test_what_is_remembered_of_a_model_depends_on_nothing_else(at_once, k):
+    at_once(k)
     mdp, again = REFEREE.replace(), REFEREE.replace()
     draw(mdp=mdp, rng=1, theta=-THETA)
     assert same(draw(mdp=mdp, rng=2), draw(mdp=again, rng=2))
-    assert tables.of_model(mdp) is tables.of_model(mdp)
+    assert tables.of_model(mdp, k) is tables.of_model(mdp, k)
 
 
 # --- the record
@@ -385,13 +388,13 @@ def test_probabilities_of_many_rows_at_once():
         assert drawn.keys() == set(np.flatnonzero(row))
 
 
-def test_joint_probabilities_are_policy_times_model(monkeypatch):
+def test_joint_probabilities_are_policy_times_model(at_once):
     mu = [[Fraction(float(x)) for x in row] for row in POLICY.probabilities(THETA)]
-    for cells in (tables.JOINT_CELLS, 0):
-        monkeypatch.setattr(tables, "JOINT_CELLS", cells)
+    for joint in (1, 0):
+        at_once(joint)
         walk, _ = tables.sampling_tables(REFEREE.replace(), POLICY, THETA)
         for s, a, k in np.ndindex(REFEREE.probability.shape):
-            if cells:
+            if joint:
                 p = walk.stages[0].alias.drawn(s)[a * REFEREE.n_outcomes + k]
             else:
                 p = walk.stages[0].alias.drawn(s)[a] * walk.stages[1].alias.drawn(s * 3 + a)[k]

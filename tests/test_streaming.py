@@ -69,11 +69,7 @@ def written_out(batch):
 def at_once(monkeypatch):
     """A function that fixes how many steps are drawn at once; none stands for an action, and then its outcome."""
 
-    def fix(k):
-        monkeypatch.setattr(tables, "JOINT_CELLS", tables.JOINT_CELLS if k else 0)
-        monkeypatch.setattr(tables, "steps_at_once", lambda mdp, n: max(k, 1))
-
-    return fix
+    return lambda k: monkeypatch.setattr(tables, "steps_at_once", lambda mdp, n: k)
 
 
 AT_ONCE = pytest.mark.parametrize(
@@ -108,18 +104,22 @@ def test_gradients_that_leave_float64_are_refused():
 
 
 @AT_ONCE
-def test_those_that_have_finished_and_still_draw_count_for_nothing(at_once, k):
+@pytest.mark.parametrize("few_places", [0, packed.FEW_PLACES])
+def test_those_that_have_finished_and_still_draw_count_for_nothing(monkeypatch, at_once, k, few_places):
     """In a block of eight the first to finish is dropped at once, in a large one it is not."""
     at_once(k)
+    monkeypatch.setattr(packed, "FEW_PLACES", few_places)
     mdp = examples.random_mdp(n_states=3, n_actions=3, n_outcomes=2, horizon=7, termination=0.05, rng=0)
-    estimator, policy = Estimator(RewardToGo(0.3)), TabularSoftmax(3, 3)
+    policy = TabularSoftmax(3, 3)
     batch = sample(mdp, policy, THETA, 400, rng=2)
     assert sum(block.n_transitions for block in batch.packed.blocks) == batch.lengths.sum() == batch.mask.sum()
     assert len(batch.packed.blocks[0].moves) < 5 and 0 < batch.terminated.mean() < 1
     assert not np.any(np.stack([batch.states, batch.actions, batch.rewards, batch.log_probabilities])[:, ~batch.mask])
-    w = estimator.weights(written_out(batch), mdp, policy, THETA)
-    expected = np.bincount((batch.states * 3 + batch.actions).ravel(), w.ravel(), minlength=9).reshape(3, 3)
-    assert_exact(packed_weights(estimator, batch, mdp), expected)
+    for discounted in (True, False):
+        estimator = Estimator(RewardToGo(0.3), discounted_score=discounted)
+        w = estimator.weights(written_out(batch), mdp, policy, THETA)
+        expected = np.bincount((batch.states * 3 + batch.actions).ravel(), w.ravel(), minlength=9).reshape(3, 3)
+        assert_exact(packed_weights(estimator, batch, mdp), expected)
 
 
 @pytest.mark.parametrize(

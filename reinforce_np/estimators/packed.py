@@ -15,6 +15,7 @@ from reinforce_np.estimators.ratios import OnPolicy
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
 FEW = 2**15  # (trajectory, draw) cells for which all draws are looked at together
+FEW_PLACES = 2**15  # for which sums are quick
 CELLS = 2**17  # (trajectory, state, action) weights held at once: they fit into the cache
 
 
@@ -154,19 +155,19 @@ def pair_weights(block, meaning, estimator, gamma):
             block = block.only(paid)
     with np.errstate(over="ignore", invalid="ignore"):  # refused by the caller
         weights, returned = way(block, meaning, estimator, gamma)
-    n = meaning.n_states * meaning.n_actions  # what finished trajectories drew comes after them
-    of_pairs = np.bincount(meaning.pair.ravel(), weights=weights.ravel(), minlength=n + 1)[:n]
-    return of_pairs.reshape(meaning.n_states, meaning.n_actions), returned
+    return weights[:-1].reshape(meaning.n_states, meaning.n_actions), returned
 
 
 def weights_by_steps(block, meaning, estimator, gamma):
-    """Return the weights at each step of a draw and place of a path, (steps at once, places), and the sum of returns."""
+    """Return the weights of pairs, (S·A + 1,), the last one of what finished trajectories drew, and the sum of returns."""
     discount = discounts(estimator, gamma, block.n_steps)
-    weights, returned = np.zeros(meaning.pair.shape), 0.0
+    few = meaning.pair.size <= FEW_PLACES  # each place has weights of its own then, and pairs are looked up at the end
+    weights, returned = np.zeros(meaning.pair.shape if few else meaning.n_pairs + 1), 0.0
     for i, j, credit, place, to_go in credits(block, meaning, estimator, gamma):
-        add_up(weights[j], place, discount[i * meaning.at_once + j], credit)
+        total, index = (weights[j], place) if few else (weights, meaning.pair[j].take(place))
+        add_up(total, index, discount[i * meaning.at_once + j], credit)
         returned = to_go.sum() if i == j == 0 else 0.0
-    return weights, returned
+    return meaning.of_pairs(weights) if few else weights, returned
 
 
 def weights_by_paths(block, meaning, estimator, gamma):
@@ -193,7 +194,7 @@ def weights_by_paths(block, meaning, estimator, gamma):
         returned = to_go.sum() if i == 0 else 0.0
     H, N = of_steps(H, block, k), of_steps(N, block, k)
     H[1:] -= np.cumsum(discount[:-1, None] * meaning.reward[:-1], axis=0) * N[1:]
-    return H - discount[:, None] * _of_each_pair(baseline, meaning) * N, returned
+    return meaning.of_pairs(H - discount[:, None] * _of_each_pair(baseline, meaning) * N), returned
 
 
 def weights_of_paid(block, meaning, estimator, gamma):
@@ -208,7 +209,7 @@ def weights_of_paid(block, meaning, estimator, gamma):
     G = sum(discount[part] @ reward.take(paths[part]) for part, reward in zip(parts, pays, strict=True))
     each = np.broadcast_to(G, places.shape)
     sums = [np.bincount(places[part].ravel(), weights=each[part].ravel(), minlength=n_places) for part in parts]
-    return of_steps(sums, block, k), G.sum()
+    return meaning.of_pairs(of_steps(sums, block, k)), G.sum()
 
 
 def rewards_of_paths(block, meaning, gamma):

@@ -8,9 +8,10 @@ import numpy as np
 from reinforce_np import arguments, graph
 from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns
 
-JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are drawn at once
+JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are always drawn at once
 MOST_COLUMNS = 2**16  # of tables for several steps at once: they fit into a cache
-WORTH = 64  # steps to be drawn for each column of such tables, so that they pay
+MOST_OF_ONE = 2**18  # of tables for one step at once: fewer than tables of outcomes alone may have
+WORTH = 64  # steps to be drawn for each column of larger tables, so that they pay
 EPISODE = 64  # steps of an episode without a horizon, for want of better
 
 
@@ -73,6 +74,15 @@ class Meaning:
         paths = slots if self.path is None else self.path.take(slots)
         return paths, paths >> self.pair_shift if self.pair_shift else paths
 
+    @property
+    def n_pairs(self):
+        """S·A."""
+        return self.n_states * self.n_actions
+
+    def of_pairs(self, weights):
+        """Return weights (steps, places) added up per pair, and for finished trajectories, (S·A + 1,)."""
+        return np.bincount(self.pair.ravel(), weights=weights.ravel(), minlength=self.n_pairs + 1)
+
     def left_over(self, rows):
         """Return how many steps of their last draw trajectories that ended in `rows` did not take."""
         return np.maximum(rows - self.n_states, 0) % self.at_once
@@ -81,13 +91,12 @@ class Meaning:
 def sampling_tables(mdp, policy, theta, behaviour=None, n=1):
     """Return the `Walk` and the `Meaning` of its slots, refusing episodes that never end.
 
-    A state has one row: of pairs (action, outcome) where they are few, which
-    makes one draw per step, and otherwise of actions, after which the outcome
-    is drawn from the row of (state, action). Where pairs are few and `n`, the
-    number of trajectories, is large, the row is of paths of two steps or more,
-    taken in one draw (`steps_at_once`). A terminated trajectory goes to a row
-    that leads to itself, one for each final state and number of steps left
-    over in the draw.
+    A state has one row: of pairs (action, outcome), which makes one draw per
+    step; or of actions, after which the outcome is drawn from the row of
+    (state, action); or of paths of two steps or more, which one draw takes.
+    `steps_at_once` chooses, for `n` trajectories. A terminated trajectory goes
+    to a row that leads to itself, one for each final state and number of steps
+    left over in the draw.
     """
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(theta)
@@ -110,7 +119,7 @@ def sampling_tables(mdp, policy, theta, behaviour=None, n=1):
         stages, pair_shift, finished = (first,), 0, S << 1 + first.alias.log_columns
         if model.after_last is not None:
             last = (Stage(first.alias, bases(model.after_last, first.alias.log_columns).take(path)),)
-        if at_once == 1:  # there are few slots
+        if at_once == 1:
             path, pair, reward = None, pair.take(path, axis=1), reward.take(path, axis=1)
     else:
         columns = model.outcome.alias.log_columns
@@ -129,24 +138,24 @@ def sampling_tables(mdp, policy, theta, behaviour=None, n=1):
         row_shift=first.alias.log_columns,
         state_of_row=np.concatenate([np.arange(S), model.final_states]),
     )
-    return Walk(model.start, stages, last, at_once, S << first.alias.log_columns, mdp.horizon), meaning
+    return Walk(model.start, stages, last, max(at_once, 1), S << first.alias.log_columns, mdp.horizon), meaning
 
 
 def steps_at_once(mdp, n):
-    """Return how many steps to draw at once: a power of two, larger where n trajectories are worth larger tables.
+    """Return how many steps to draw at once, a power of two, or none: an action, and then its outcome.
 
-    It depends on no more than the sizes of the model and n, and so do the
-    trajectories that a seed gives.
+    More where n trajectories are worth larger tables. It depends on nothing but
+    the sizes of the model and n, and so do the trajectories that a seed gives.
     """
     S, A, K = mdp.probability.shape
-    at_once, steps = 1, EPISODE if mdp.horizon is None else mdp.horizon
-    while A * K <= JOINT_CELLS and 2 * at_once <= steps:
-        n_rows = S + 2 * at_once * len(of_model(mdp).final_states)
-        columns = n_rows << log_columns((A * K) ** (2 * at_once))
-        if columns > MOST_COLUMNS or columns * WORTH > n * steps:
-            break
-        at_once *= 2
-    return at_once
+    at_once, steps = int(A * K <= JOINT_CELLS or K == 1), EPISODE if mdp.horizon is None else mdp.horizon
+    while True:
+        more = 2 * at_once or 1
+        columns = (S + more * len(endings(mdp)[1])) << log_columns((A * K) ** more)
+        limit = MOST_COLUMNS if more > 1 else MOST_OF_ONE
+        if more > steps or columns > limit or columns * WORTH > n * steps:
+            return at_once
+        at_once = more
 
 
 def joint(probability, after, at_once):
@@ -177,30 +186,41 @@ class ModelTables:
 _prepared: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()  # models cannot change, so theirs never do
 
 
-def of_model(mdp, at_once=1):
-    """Return the `ModelTables`, remembered as long as the model lives."""
+def of_model(mdp, at_once):
+    """Return the `ModelTables` for so many steps at once, remembered as long as the model lives."""
+    return remembered(mdp, at_once, _by_paths if at_once else _by_stages)
+
+
+def endings(mdp):
+    """Return the row after each step (S, A, K), beyond those of states where it ends an episode, and what those stand for.
+
+    That is final states: first those reached without a reward at the end, then
+    the others. Last is how many come first, or None where other steps pay, too.
+    """
+    return remembered(mdp, "endings", _endings)
+
+
+def remembered(mdp, name, make):
+    """Return ``make(mdp, name)``, made once for each model and name."""
     found = _prepared.setdefault(mdp, {})
-    if at_once not in found:
-        found[at_once] = _of_model(mdp, at_once)
-    return found[at_once]
+    if name not in found:
+        found[name] = make(mdp, name)
+    return found[name]
 
 
-def _of_model(mdp, at_once):
-    S, A, K = mdp.probability.shape
+def _endings(mdp, _):
+    S = mdp.n_states
     end = mdp.next_state + S * (mdp.reward != 0)
     ends = np.unique(end[mdp.terminated])
     after = np.where(mdp.terminated, S + np.searchsorted(ends, end), mdp.next_state)
-    paid = None if np.any(mdp.reward[~mdp.terminated]) else S + at_once * int(np.searchsorted(ends, S))
-    known = {"final_states": (ends % S).repeat(at_once), "paid": paid}
-    if K == 1 or A * K <= JOINT_CELLS:
-        return _by_paths(mdp, after.reshape(S, A * K), len(ends), at_once, known)
-    return _by_stages(mdp, after.reshape(S * A, K), len(ends), known)
+    return after, ends % S, None if np.any(mdp.reward[~mdp.terminated]) else int(np.searchsorted(ends, S))
 
 
-def _by_paths(mdp, after, E, at_once, known):
-    """Return the tables where a draw is a path: `after` (S, A·K) is the state after a step, or S + the way it ends."""
-    (S, C), K, T = after.shape, mdp.n_outcomes, mdp.horizon
-    after_one = with_ends(after, S, E)
+def _by_paths(mdp, at_once):
+    """Return the tables where a draw is a path of so many steps."""
+    after, final_states, n_unpaid = endings(mdp)
+    S, K, C, E, T = mdp.n_states, mdp.n_outcomes, mdp.n_actions * mdp.n_outcomes, len(final_states), mdp.horizon
+    after_one = with_ends(after.reshape(S, C), S, E)
     pair_of, reward_of = np.full((S + E, C), S * mdp.n_actions, dtype=np.int32), np.zeros((S + E, C))
     pair_of[:S], reward_of[:S] = np.arange(S * mdp.n_actions).repeat(K).reshape(S, C), mdp.reward.reshape(S, C)
     n_rows, n_paths = S + E * at_once, C**at_once
@@ -217,6 +237,8 @@ def _by_paths(mdp, after, E, at_once, known):
         after_steps[i + 1, :S] = np.where(row < S, row, S + (row - S) * at_once + i + 1 - taken)
     start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(n_paths))
     return ModelTables(
+        final_states=final_states.repeat(at_once),
+        paid=None if n_unpaid is None else S + at_once * n_unpaid,
         start=start,
         after=after_steps[at_once],
         after_one=after_one,
@@ -224,18 +246,21 @@ def _by_paths(mdp, after, E, at_once, known):
         outcome=None,
         pair=pair.reshape(at_once, -1),
         reward=reward.reshape(at_once, -1),
-        **known,
     )
 
 
-def _by_stages(mdp, after, E, known):
-    """Return the tables where an action is drawn, and then its outcome: `after` is (S·A, K)."""
-    S, A, K = mdp.probability.shape
-    outcome, cell = stage(mdp.probability.reshape(S * A, K), with_ends(after, S, E), log_columns(A))
+def _by_stages(mdp, _):
+    """Return the tables where an action is drawn, and then its outcome."""
+    (S, A, K), (after, final_states, n_unpaid) = mdp.probability.shape, endings(mdp)
+    E = len(final_states)
+    after = with_ends(after.reshape(S * A, K), S, E)
+    outcome, cell = stage(mdp.probability.reshape(S * A, K), after, log_columns(A))
     start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(A))
     pair = np.append(np.arange(S * A), np.full(E, S * A)).astype(np.int32)
     reward = np.append(mdp.reward.ravel(), np.zeros(E * K)).take(cell)
     return ModelTables(
+        final_states=final_states,
+        paid=None if n_unpaid is None else S + n_unpaid,
         start=start,
         after=with_ends(np.arange(S * A).reshape(S, A), S * A, E),
         after_one=None,
@@ -243,7 +268,6 @@ def _by_stages(mdp, after, E, known):
         outcome=outcome,
         pair=pair[None],
         reward=reward[None],
-        **known,
     )
 
 
