@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from reinforce_np import examples
 from reinforce_np.arguments import TooLargeError
+from reinforce_np.examples import checking
 from reinforce_np.mdp import FiniteMDP
 
 EXACT = 1e-12
@@ -623,6 +624,21 @@ def test_random_mdp_keeps_its_guarantees(sizes, termination, density, start, see
         assert (lengths >= 1 - EXACT).all() and np.isfinite(lengths).all()
     if termination == 0 and K <= S:  # nothing had to be redirected
         assert all(len(set(row)) == K for row in mdp.next_state.reshape(-1, K))
+
+
+@pytest.mark.parametrize(("sizes", "most"), [((40, 3, 6), 0), ((40, 3, 7), 40 * 3 * 5), ((3, 2, 8), 0)])
+def test_next_states_of_large_random_mdps_are_distinct_too(monkeypatch, sizes, most):
+    """Drawn again where two are the same, or sorted in parts."""
+    monkeypatch.setattr(checking, "MOST_SORTED", most)
+    S, A, K = sizes
+    found = checking._next_states(sizes, np.random.default_rng(0))
+    assert found.shape == sizes and found.min() >= 0 and found.max() < S
+    assert all(len(set(row)) == min(K, S) for row in found.reshape(-1, K).tolist())
+    share = np.bincount(found.ravel(), minlength=S) / (S * A * K)
+    assert share.max() < 2 / S < 2.5 * (share.min() + 1 / S)
+    if K * K > S:
+        monkeypatch.undo()
+        assert np.array_equal(found, checking._next_states(sizes, np.random.default_rng(0)))
 
 
 def test_random_mdp_is_reproducible():

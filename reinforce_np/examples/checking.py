@@ -6,6 +6,8 @@ from reinforce_np import arguments
 from reinforce_np.examples.building import start_at
 from reinforce_np.mdp import FiniteMDP
 
+MOST_SORTED = 2**24  # numbers sorted at once to choose next states
+
 
 def referee(*, gamma=0.9, horizon=4):
     """A small MDP in which every usual mistake shows.
@@ -162,9 +164,7 @@ def random_mdp(
     rng = arguments.generator(rng)
 
     probability = _uneven(shape, rng)
-    # A random order of the states: distinct as long as there are enough of them.
-    order = np.argsort(rng.random((*shape[:2], max(n_states, n_outcomes))), axis=2)
-    next_state = order[..., :n_outcomes] % n_states
+    next_state = _next_states(shape, rng)
     terminated = _some_true(termination, shape, rng)
     if termination > 0:
         _connect(next_state, terminated, rng)
@@ -187,6 +187,24 @@ def _uneven(shape, rng):
     return weights / weights.sum(axis=-1, keepdims=True)
 
 
+def _next_states(shape, rng):
+    """Return random states, those of a row distinct as long as there are enough of them."""
+    S, A, K = shape
+    if K * K <= S and S * A * S > MOST_SORTED:
+        states = rng.integers(S, size=(S * A, K))
+        again = np.arange(S * A)
+        while again.size:  # rows in which a state comes twice: few
+            ordered = np.sort(states[again], axis=1)
+            again = again[(ordered[:, 1:] == ordered[:, :-1]).any(axis=1)]
+            states[again] = rng.integers(S, size=(len(again), K))
+        return states.reshape(shape)
+    states, rows = np.empty(shape, dtype=np.intp), max(MOST_SORTED // (A * max(S, K)), 1)
+    for first in range(0, S, rows):  # the first of all states in a random order
+        some = states[first : first + rows]
+        some[...] = np.argsort(rng.random((len(some), A, max(S, K))), axis=2)[..., :K] % S
+    return states
+
+
 def _some_true(chance, shape, rng, *, may_be_all=False):
     """Return independent booleans, but not all false if chance > 0, nor all true if chance < 1."""
     drawn = rng.random(shape) < chance
@@ -201,9 +219,9 @@ def _some_true(chance, shape, rng, *, may_be_all=False):
 def _connect(next_state, terminated, rng):
     """Redirect outcomes, in place, until termination can be reached from every state."""
     while True:
-        ending = terminated.any(axis=(1, 2))
-        for _ in ending:
-            ending = ending | ending[next_state].any(axis=(1, 2))
+        ending, n_before = terminated.any(axis=(1, 2)), -1
+        while n_before < np.count_nonzero(ending) < len(ending):
+            n_before, ending = np.count_nonzero(ending), ending | ending[next_state].any(axis=(1, 2))
         if ending.all():
             return
         outcomes = next_state[_pick(np.flatnonzero(~ending), rng)]
