@@ -147,7 +147,9 @@ def test_chunks_change_nothing(monkeypatch, batch):
     seen = []
     original = TabularSoftmax.contract
     monkeypatch.setattr(
-        TabularSoftmax, "contract", lambda self, theta, w: seen.append(len(w)) or original(self, theta, w)
+        TabularSoftmax,
+        "contract",
+        lambda self, theta, w, **options: seen.append(len(w)) or original(self, theta, w, **options),
     )
     for cells, most in ((1, 1), (9 * 7, 7)):  # one trajectory at a time, and seven
         seen.clear()

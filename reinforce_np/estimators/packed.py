@@ -249,6 +249,8 @@ def packed_gradients(estimator, trajectories, mdp, policy, theta):
     rows = rows_at_once(S * A)
     state, action = divmod(np.minimum(meaning.pair, S * A - 1), A)  # wherever finished trajectories are: without weight
     cell_of = (state * rows * A + action).astype(np.int32)  # in an array (S, rows, A), but for the row
+    masked = np.isneginf(policy.log_probabilities(theta)).any()
+    pi = None if masked else policy.probabilities(theta)  # else they would be computed for each part anew
     result, first = np.empty((n, policy.n_parameters)), 0
     for block in packed.blocks:
         n_steps, row = block.n_steps, (np.arange(block.n) % rows * A).astype(np.int32)
@@ -272,7 +274,7 @@ def packed_gradients(estimator, trajectories, mdp, policy, theta):
             sums = np.bincount(cells[:, some].ravel(), weights=w[:, some].ravel(), minlength=S * rows * A)
             weights = sums.reshape(S, rows, A).swapaxes(0, 1)[: some.stop - i]
             with np.errstate(over="ignore", invalid="ignore"):
-                result[first + i : first + some.stop] = finite(policy.contract(theta, weights))
+                result[first + i : first + some.stop] = finite(policy.contract(theta, weights, probabilities=pi))
         first += block.n
     return result
 

@@ -219,7 +219,7 @@ def _some_true(chance, shape, rng, *, may_be_all=False):
 def _connect(next_state, terminated, rng):
     """Redirect outcomes, in place, until termination can be reached from every state."""
     while True:
-        ending, n_before = terminated.any(axis=(1, 2)), -1
+        ending, n_before = terminated.any(axis=(1, 2)), np.intp(-1)
         while n_before < np.count_nonzero(ending) < len(ending):
             n_before, ending = np.count_nonzero(ending), ending | ending[next_state].any(axis=(1, 2))
         if ending.all():
