@@ -10,7 +10,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from tolerances import assert_exact
+from tolerances import EXACT, assert_exact
 
 from reinforce_np import (
     GAE,
@@ -101,6 +101,18 @@ def test_gradients_that_leave_float64_are_refused():
     for given in (batch, written_out(batch)):
         with pytest.raises(ValueError, match="the gradient overflows: rewards or baselines are too large"):
             huge.per_trajectory(given, REFEREE.replace(gamma=1.0), POLICY, THETA)
+
+
+@AT_ONCE
+def test_a_large_reward_first_does_not_cost_the_digits_of_what_comes_later(at_once, k):
+    at_once(k)
+    mdp = FiniteMDP(np.full((6, 2, 1), 1.0), (np.arange(6).clip(max=4) + 1)[:, None, None].repeat(2, axis=1),
+                    np.array([1e13, 1.0, 1e-3, 2.0, 1e-6, 3.0])[:, None, None] * [[[1.0], [0.5]]], np.zeros((6, 2, 1), dtype=bool),
+                    initial=np.eye(6)[0], gamma=0.9, horizon=9)  # fmt: skip
+    batch, estimator = sample(mdp, TabularSoftmax(6, 2), np.zeros(12), 50, rng=0), Estimator(RewardToGo())
+    w = estimator.weights(written_out(batch), mdp, TabularSoftmax(6, 2), np.zeros(12))
+    expected = np.bincount((batch.states * 2 + batch.actions).ravel(), w.ravel(), minlength=12).reshape(6, 2)
+    np.testing.assert_allclose(packed_weights(estimator, batch, mdp), expected, rtol=EXACT)
 
 
 @AT_ONCE

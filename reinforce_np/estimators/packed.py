@@ -173,28 +173,33 @@ def weights_by_steps(block, meaning, estimator, gamma):
 def weights_by_paths(block, meaning, estimator, gamma):
     """Return the same with γᵗ on the score, adding up over whole paths: two sums for a path, however many steps it has.
 
-    A path p of rewards r_0(p), r_1(p), ... drawn at step t gives its step j the weight
+    A path p of k steps that pays r_0(p), r_1(p), ... and is drawn at step t gives its step j the weight
 
-        γ^{t+j} (G_{t+j} − b(s_j)) = γᵗ G_t − γᵗ Σ_{i<j} γⁱ r_i(p) − γ^{t+j} b(s_j),
+        γ^{t+j} (G_{t+j} − b(s_j)) = γ^{t+k} G_{t+k} + γᵗ (Σ_{i>=j} γⁱ r_i(p) − γʲ b(s_j)),
 
-    so that all that is needed are H(p) = Σ γᵗ G_t and N(p) = Σ γᵗ over the times t that p was drawn. Each step of
-    the draw that the horizon cuts short has its own.
+    so that all that is needed are Σ γ^{t+k} G_{t+k} and N(p) = Σ γᵗ over the times t that p was drawn. Where only ends
+    pay, one of the two terms is zero, and Σ γᵗ G_t is all that is needed. Draws cut short by the horizon are apart.
     """
     k, baseline, shape = meaning.at_once, estimator.advantage.baseline, meaning.pair.shape
-    discount, pays = gamma ** np.arange(k), rewards_of_paths(block, meaning, gamma)
-    H, N, found, returned = np.zeros((2, shape[1])), np.zeros((2, shape[1])), np.empty(block.n), 0.0
+    only_ends, pays = only_ends_pay(meaning, baseline), rewards_of_paths(block, meaning, gamma)
+    G, N, found, returned = np.zeros((2, shape[1])), np.zeros((2, shape[1])), np.empty(block.n), 0.0
     for i, paths, place, to_go in backwards(block, meaning):  # times γᵗ
         short = int(steps_of_draw(block, meaning, i) < k)
-        now = pays[short].take(paths, out=found[: len(paths)], mode="clip")
+        if not only_ends:
+            add_up(G[short], place, 1.0, to_go)
+            add_up(N[short], place, gamma ** (i * k))
+        now = pays[short][0].take(paths, out=found[: len(paths)], mode="clip")
         now *= gamma ** (i * k)
         to_go += now
-        add_up(H[short], place, 1.0, to_go)
-        if not only_ends_pay(meaning, baseline):
-            add_up(N[short], place, gamma ** (i * k))
+        if only_ends:
+            add_up(G[short], place, 1.0, to_go)
         returned = to_go.sum() if i == 0 else 0.0
-    H, N = of_steps(H, block, k), of_steps(N, block, k)
-    H[1:] -= np.cumsum(discount[:-1, None] * meaning.reward[:-1], axis=0) * N[1:]
-    return meaning.of_pairs(H - discount[:, None] * _of_each_pair(baseline, meaning) * N), returned
+    weights = of_steps(G, block, k)
+    if not only_ends:
+        b = (gamma ** np.arange(k))[:, None] * _of_each_pair(baseline, meaning)
+        for short, later in enumerate(pays):
+            weights[: len(later)] += (later - b[: len(later)]) * N[short]
+    return meaning.of_pairs(weights), returned
 
 
 def weights_of_paid(block, meaning, estimator, gamma):
@@ -206,16 +211,18 @@ def weights_of_paid(block, meaning, estimator, gamma):
     pays, discount = rewards_of_paths(block, meaning, gamma), gamma ** (k * np.arange(len(block.slots)))
     paths, places = meaning.paths(block.slots_of(np.flatnonzero(block.paid(meaning)), meaning.first_finished))
     parts = slice(block.n_steps // k), slice(block.n_steps // k, None)  # whole draws, and one that is cut short
-    G = sum(discount[part] @ reward.take(paths[part]) for part, reward in zip(parts, pays, strict=True))
+    G = sum(discount[part] @ later[0].take(paths[part]) for part, later in zip(parts, pays, strict=True) if len(later))
     each = np.broadcast_to(G, places.shape)
     sums = [np.bincount(places[part].ravel(), weights=each[part].ravel(), minlength=n_places) for part in parts]
     return meaning.of_pairs(of_steps(sums, block, k)), G.sum()
 
 
 def rewards_of_paths(block, meaning, gamma):
-    """Return Σᵢ γⁱ rᵢ(p) of each path, over all of its steps, and over those that count where the horizon cuts it short."""
-    k, cut = meaning.at_once, block.n_steps % meaning.at_once
-    return gamma ** np.arange(k) @ meaning.reward, gamma ** np.arange(cut) @ meaning.reward[:cut]
+    """Return Σ_{i>=j} γⁱ r_i(p) from each step j of each path, (steps, paths): of all steps, and of those before the horizon."""
+    rewards = (gamma ** np.arange(meaning.at_once))[:, None] * meaning.reward
+    return [
+        np.cumsum(rewards[:steps][::-1], axis=0)[::-1] for steps in (meaning.at_once, block.n_steps % meaning.at_once)
+    ]
 
 
 def of_steps(sums, block, k):
