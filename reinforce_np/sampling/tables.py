@@ -174,9 +174,7 @@ class ModelTables:
     paid: int | None  # as in `Meaning`
     start: Stage
     after: np.ndarray  # (R, paths) int: the row of the first stage after each path, or of the second after each action
-    after_one: (
-        np.ndarray | None
-    )  # (R, A·K) int: the same after one step, where finished trajectories wait wherever they ended
+    after_one: np.ndarray | None  # (S + E, A·K) int: the same after one step; a row for each way to be finished
     after_last: np.ndarray | None  # the same as `after` for a draw that the horizon cuts short
     outcome: Stage | None  # None where (action, outcome) are drawn at once
     pair: np.ndarray  # (steps, R·paths) or (1, S·A + E), as in `Meaning`
