@@ -36,7 +36,7 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.estimators.packed import applies, divisor, finite, pair_weights
 from reinforce_np.sampling.blocks import borrowed_arena, draw_block, trajectories
-from reinforce_np.sampling.draw import block_seeds, block_size
+from reinforce_np.sampling.draw import block_seeds, block_size, whole_groups
 from reinforce_np.sampling.tables import sampling_tables
 
 JOBS = 8  # at least, where there are as many blocks
@@ -112,6 +112,7 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     refuse_whole_batch(estimator)
     parallel.check_executor(executor)
     n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
+    n, group_size = whole_groups(n, group_size)
     seeds = block_seeds(n, mdp, group_size, rng)
     walk, meaning = sampling_tables(mdp, policy, theta, behaviour, n)
     fast = is_fast(estimator, mdp)

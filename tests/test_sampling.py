@@ -198,6 +198,10 @@ def test_against_the_naive_sampler(at_once, mdp, group_size, k):
 
 DENSE = examples.random_mdp(n_states=200, n_actions=5, n_outcomes=200, horizon=50, termination=0.0, rng=0)
 
+LINE = FiniteMDP(
+    [[[1.0]]] * 2, [[[1]], [[0]]], [[[1.0]]] * 2, [[[False]], [[True]]], initial=[1.0, 0.0], gamma=0.9, horizon=10**5
+)
+
 
 @pytest.mark.parametrize(("mdp", "n", "k"), [
     (examples.frozen_lake(map="8x8", horizon=100), 1, 1),
@@ -207,6 +211,7 @@ DENSE = examples.random_mdp(n_states=200, n_actions=5, n_outcomes=200, horizon=5
     (examples.short_corridor(), 10**6, 8),
     (examples.short_corridor().replace(horizon=7), 10**6, 4),  # no more than there are
     (examples.short_corridor().replace(horizon=0), 10**6, 1),
+    (LINE, 10**6, 16),  # one path of any length, and still no more: tables have a part for every step
     (DENSE, 10**5, 0),  # an action, and then its outcome
     (DENSE, 10**6, 1),
     (examples.frozen_lake(map=["S" + 99 * "F"] * 9 + [99 * "F" + "G"], horizon=100), 10**6, 1),  # too large for a cache
@@ -666,3 +671,10 @@ def test_refusals(options, error, message):
 
 def test_numpy_integers_are_fine():
     assert same(draw(np.int64(10), rng=np.int64(4), group_size=np.int32(2)), draw(10, rng=4, group_size=2))
+
+
+def test_narrow_integers_do_not_overflow():
+    n, group_size, mdp = np.uint8(200), np.uint8(2), REFEREE.replace(horizon=1000)
+    expected = draw(200, mdp=mdp, rng=4, group_size=2)
+    assert same(draw(n, mdp=mdp, rng=4, group_size=group_size), expected)
+    assert same(concatenate(sample_blocks(mdp, POLICY, THETA, n, rng=4, group_size=group_size)), expected)

@@ -95,6 +95,18 @@ def test_packed_weights_are_the_weights_of_every_step_added_up(at_once, small_bl
     assert_exact(*each, scale=np.abs(each[1]).max())
 
 
+def test_a_baseline_by_time_may_end_with_the_longest_episode(at_once):
+    at_once(4)
+    problem = REFEREE.replace(horizon=None), POLICY, THETA
+    batch = sample(*problem, 30, rng=0)
+    assert batch.n_steps % 4, "the last draw goes on after the longest episode"
+    estimator = Estimator(RewardToGo(np.sin(np.arange(3.0 * batch.n_steps)).reshape(-1, 3)))
+    assert packed_weights(estimator, batch, problem[0]) is not None
+    expected = estimator.per_trajectory(written_out(batch), *problem)
+    assert_exact(estimator.per_trajectory(batch, *problem), expected, scale=np.abs(expected).max())
+    assert_exact(estimator.gradient(batch, *problem), expected.mean(axis=0), scale=np.abs(expected).max())
+
+
 def test_gradients_that_leave_float64_are_refused():
     """In the sum over steps; what contraction makes of it would be no number."""
     batch, huge = sample(REFEREE, POLICY, THETA, 50, rng=0), Estimator(RewardToGo(-1.7e308))

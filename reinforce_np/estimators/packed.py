@@ -103,8 +103,8 @@ def credits(block, meaning, estimator, gamma):
         for j in reversed(range(steps_of_draw(block, meaning, i))):
             to_go *= gamma
             to_go += meaning.reward[j].take(paths, out=rewards[: len(paths)], mode="clip")
-            if any_baseline and by_time:
-                b = _of_each_pair(baseline[i * at_once + j], meaning)
+            if any_baseline and by_time:  # it may end with the longest episode, before the last draw does
+                b = _of_each_pair(baseline[min(i * at_once + j, len(baseline) - 1)], meaning)
             yield i, j, to_go if b is None else to_go - b[j].take(place), place, to_go
 
 

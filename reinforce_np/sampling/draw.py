@@ -63,6 +63,7 @@ def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None
     >>> bool(np.all(batch.terminated ^ batch.truncated))
     True
     """
+    n, group_size = whole_groups(n, group_size)
     walk, meaning, blocks = _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng)
     return trajectories(list(blocks), meaning, walk.horizon, 0, group_size)
 
@@ -89,6 +90,7 @@ def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, execut
     >>> [len(block) for block in sample_blocks(mdp, TabularSoftmax(1, 2), [0.0, 0.0], 40_000, rng=0)]
     [32768, 7232]
     """
+    n, group_size = whole_groups(n, group_size)
     walk, meaning, blocks = _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng)
     size = block_size(mdp.horizon, group_size)
     return (trajectories([paths], meaning, walk.horizon, i * size, group_size) for i, paths in enumerate(blocks))
@@ -103,12 +105,17 @@ def _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng):
     return walk, meaning, parallel.in_order(draw_block, jobs, executor)
 
 
-def block_seeds(n, mdp, group_size, rng):
-    """Check the arguments; return an iterator over blocks: entropy and spawn key of the seed, number of trajectories."""
+def whole_groups(n, group_size):
+    """Return both as Python's whole numbers, refusing a part of a group."""
     n = arguments.integer("n", n)
     group_size = arguments.integer("group_size", group_size, low=1)
     if n % group_size:
         raise ValueError(f"n={n} is not a multiple of group_size={group_size}; draw whole groups")
+    return n, group_size
+
+
+def block_seeds(n, mdp, group_size, rng):
+    """Check the seed; return an iterator over blocks: entropy and spawn key of the seed, number of trajectories."""
     seed, size = seed_sequence(rng), block_size(mdp.horizon, group_size)
     return (
         (seed.entropy, (*seed.spawn_key, i), min(size, n - first)) for i, first in enumerate(range(0, max(n, 1), size))

@@ -10,6 +10,7 @@ from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns
 
 JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are always drawn at once
 MOST_COLUMNS = 2**16  # of tables for several steps at once: they fit into a cache
+MOST_AT_ONCE = 16  # steps: each has its part of the tables, also where there is but one path
 MOST_OF_ONE = 2**18  # of tables for one step at once: fewer than tables of outcomes alone may have
 WORTH = 64  # steps to be drawn for each column of larger tables, so that they pay
 EPISODE = 64  # steps of an episode without a horizon, for want of better
@@ -153,7 +154,7 @@ def steps_at_once(mdp, n):
         more = 2 * at_once or 1
         columns = (S + more * len(endings(mdp)[1])) << log_columns((A * K) ** more)
         limit = MOST_COLUMNS if more > 1 else MOST_OF_ONE
-        if more > steps or columns > limit or columns * WORTH > n * steps:
+        if more > min(steps, MOST_AT_ONCE) or columns > limit or columns * WORTH > n * steps:
             return at_once
         at_once = more
 
