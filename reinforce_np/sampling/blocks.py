@@ -86,6 +86,8 @@ class Paths:
                 live += going_on
             else:
                 live[lanes] += going_on
+        if meaning.at_once == 1:
+            return live.astype(np.intp)
         steps = np.minimum(live.astype(np.intp) * meaning.at_once, self.n_steps)
         return steps - meaning.left_over(self.final_rows(meaning))
 
@@ -192,7 +194,8 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
             stopped = lanes[move.finished]
             final[stopped], n_draws[stopped] = base[move.finished], len(slots)
             base, lanes, scratch = move.apply(base), move.apply(lanes), scratch.first(n_live)
-    final[lanes], n_draws[lanes] = base, len(slots)
+    left = lanes if moves else slice(None)
+    final[left], n_draws[left] = base, len(slots)
     if walk.at_once > 1:
         n_transitions -= int(walk.left_over(final).sum())
     return Paths(n, n_steps, slots, moves, n_draws, final, n_transitions)

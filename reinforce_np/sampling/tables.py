@@ -217,31 +217,31 @@ def _endings(mdp, _):
 
 def _by_paths(mdp, at_once):
     """Return the tables where a draw is a path of so many steps."""
-    after, final_states, n_unpaid = endings(mdp)
+    after_step, final_states, n_unpaid = endings(mdp)
     S, K, C, E, T = mdp.n_states, mdp.n_outcomes, mdp.n_actions * mdp.n_outcomes, len(final_states), mdp.horizon
-    after_one = with_ends(after.reshape(S, C), S, E)
+    after_one = with_ends(after_step.reshape(S, C), S, E)
     pair_of, reward_of = np.full((S + E, C), S * mdp.n_actions, dtype=np.int32), np.zeros((S + E, C))
     pair_of[:S], reward_of[:S] = np.arange(S * mdp.n_actions).repeat(K).reshape(S, C), mdp.reward.reshape(S, C)
-    n_rows, n_paths = S + E * at_once, C**at_once
+    n_rows, n_paths, cut = S + E * at_once, C**at_once, 0 if T is None else T % at_once
     pair = np.full((at_once, n_rows, n_paths), S * mdp.n_actions, dtype=np.int32)
     reward = np.zeros((at_once, n_rows, n_paths))
-    after_steps = np.empty((at_once + 1, n_rows, n_paths), dtype=np.intp)  # in n steps: the row that the path leads to
-    after_steps[:] = np.arange(n_rows)[:, None]
-    row, taken = np.arange(S)[:, None], np.zeros((S, n_paths), dtype=np.intp)
+    row, taken, after = np.arange(S)[:, None], np.zeros((S, n_paths), dtype=np.int32), {}
     for i in range(at_once):
-        cell = np.arange(n_paths) // C ** (at_once - 1 - i) % C
-        pair[i, :S], reward[i, :S] = pair_of[row, cell], reward_of[row, cell]
+        cell = row * C + np.arange(n_paths) // C ** (at_once - 1 - i) % C
+        pair[i, :S], reward[i, :S] = pair_of.take(cell), reward_of.take(cell)
         taken += row < S
-        row = after_one[row, cell]
-        after_steps[i + 1, :S] = np.where(row < S, row, S + (row - S) * at_once + i + 1 - taken)
+        row = after_one.take(cell)
+        if i + 1 in (cut, at_once):  # the row of the first stage that so many steps of the path lead to
+            leads_to = np.where(row < S, row, S + (row - S) * at_once + i + 1 - taken)
+            after[i + 1] = with_ends(leads_to, S, E * at_once)
     start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(n_paths))
     return ModelTables(
         final_states=final_states.repeat(at_once),
         paid=None if n_unpaid is None else S + at_once * n_unpaid,
         start=start,
-        after=after_steps[at_once],
+        after=after[at_once],
         after_one=after_one,
-        after_last=after_steps[T % at_once] if T is not None and T % at_once else None,
+        after_last=after.get(cut),
         outcome=None,
         pair=pair.reshape(at_once, -1),
         reward=reward.reshape(at_once, -1),
