@@ -15,6 +15,7 @@ right first, and a peer that is not installed is named and left out.
     python -m benchmarks --peers sampling      one family, beside JAX, PyTorch and Gymnasium
     python -m benchmarks --quick               small and rough: does it run, is it right
     python -m benchmarks --json > times.json   one document on standard output
+    python -m benchmarks moments --plot a.png  a picture of how the times grow
 
 The peers are the extra ``bench``: ``pip install '.[bench]'``.
 """
@@ -38,6 +39,7 @@ def main(words=None):
     parser.add_argument("--peers", action="store_true", help="time JAX, PyTorch and Gymnasium beside this package")
     parser.add_argument("--quick", action="store_true", help="small sizes, few rounds")
     parser.add_argument("--json", action="store_true", help="one JSON document on standard output")
+    parser.add_argument("--plot", metavar="FILE", help="draw how the times grow (needs matplotlib)")
     asked = parser.parse_args(words)
     unknown = [name for name in asked.names if name not in families()]
     if unknown:
@@ -52,6 +54,8 @@ def main(words=None):
         tables.append(table)
         say(table)
     say(", ".join(f"{name} {value}" for name, value in harness.machine().items()))
+    if asked.plot:
+        harness.draw_growth(tables, asked.plot)
     if asked.json:
         document = {
             "machine": harness.machine(),

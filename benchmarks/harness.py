@@ -142,6 +142,33 @@ def scaling_table(title, what, sizes, seconds, *, unit="ms", scale=1e3, note="")
     return table
 
 
+def draw_growth(tables, path):
+    """Write a picture of the tables of growth: time against size, both logarithmic, over a line of exponent one."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SystemExit("pictures need matplotlib: pip install '.[plots]'") from None
+
+    tables = [table for table in tables if table.columns[-1] == "exponent"]
+    if not tables:
+        raise SystemExit("none of these families has a table of growth; try moments, exact or sampling")
+    n_columns = min(len(tables), 3)
+    figure = Figure(figsize=(4.2 * n_columns, 3.4 * math.ceil(len(tables) / n_columns)), layout="constrained")
+    axes = figure.subplots(math.ceil(len(tables) / n_columns), n_columns, squeeze=False).ravel()
+    for ax in axes[len(tables) :]:
+        ax.remove()
+    for ax, table in zip(axes, tables, strict=False):
+        sizes, times = np.array([row[:2] for row in table.rows], dtype=float).T
+        ax.loglog(sizes, times[0] * sizes / sizes[0], color="0.7", label="exponent 1")
+        ax.loglog(sizes, times, marker="o", label="measured")
+        ax.set(title=table.title, xlabel=table.columns[0], ylabel=table.columns[1])
+        ax.title.set_fontsize("small")
+        ax.set_xticks(sizes, [shown(int(size)) for size in sizes], fontsize="small")
+        ax.minorticks_off()
+        ax.legend(fontsize="small")
+    figure.savefig(path)
+
+
 def best(run, repeats=5):
     """Return the fewest seconds of a few runs: for growth, where the machine should not be in the way."""
     run()

@@ -54,6 +54,18 @@ def test_growth_is_an_exponent():
     assert table.rows[0] == [1, 1000.0, None]
 
 
+def test_growth_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    growth = [harness.scaling_table(f"table {i}", "steps", [10, 20, 40], [0.1, 0.2, 0.5]) for i in range(4)]
+    harness.draw_growth([harness.Table("another", ["", "ms"], [["a", 1.0]]), *growth], tmp_path / "growth.svg")
+    picture = (tmp_path / "growth.svg").read_text()
+    assert picture.count("<!-- exponent 1 -->") == picture.count("<!-- measured -->") == 4
+    assert "<!-- table 3 -->" in picture and "another" not in picture
+    with pytest.raises(SystemExit, match="none of these families has a table of growth"):
+        harness.draw_growth([], tmp_path / "nothing.svg")
+    assert not (tmp_path / "nothing.svg").exists()
+
+
 def test_classes_in_the_shape_of_asv_are_run():
     class Case:
         params = (1, 2), ("a",)

@@ -641,6 +641,24 @@ def test_next_states_of_large_random_mdps_are_distinct_too(monkeypatch, sizes, m
         assert np.array_equal(found, checking._next_states(sizes, np.random.default_rng(0)))
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_states_are_connected_to_an_end_by_any_number_of_steps(seed):
+    """No state is redirected that an end can be reached from, however many steps that takes."""
+    line = np.arange(1, 13).clip(max=11)[:, None, None]  # state by state to the last, which alone ends
+    ends = np.zeros((12, 1, 1), dtype=bool)
+    ends[11] = True
+    connected = line.copy()
+    checking._connect(connected, ends, np.random.default_rng(seed))
+    assert np.array_equal(connected, line)
+    ends[11], ends[0], loop = False, True, line.copy()
+    checking._connect(loop, ends, np.random.default_rng(seed))
+    assert (loop != line).sum() >= 1
+    reached = ends[:, 0, 0]
+    for _ in range(12):
+        reached = reached | reached[loop[:, 0, 0]]
+    assert reached.all()
+
+
 def test_random_mdp_is_reproducible():
     one, two = examples.random_mdp(rng=3), examples.random_mdp(rng=np.random.default_rng(3))
     for name in ("probability", "next_state", "reward", "terminated", "initial"):

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import math
+import pickle
 from fractions import Fraction
 
 import numpy as np
@@ -469,6 +470,16 @@ def test_words_that_tie_are_decided_by_their_tails(row):
 
 def column_high(table, word):
     return int(table.high[word >> (32 - table.log_columns)])
+
+
+def test_what_is_sent_to_workers_is_what_they_need():
+    table = alias_tables(np.array([TENTHS]))
+    sent = pickle.loads(pickle.dumps(table))
+    assert sent.entry is None and np.array_equal(sent.high, table.high) and np.array_equal(sent.low, table.low)
+    slots = np.empty((2, 100), dtype=np.int32)
+    for one, out in zip((table, sent), slots, strict=True):
+        one.draw(np.zeros(100, dtype=np.int32), np.random.PCG64(0), Scratch.of(100), out)
+    assert np.array_equal(*slots)
 
 
 def test_tables_that_would_not_fit_are_refused(monkeypatch):

@@ -139,3 +139,19 @@ def test_taking_apart_and_joining_is_the_identity():
 
 def test_a_pickle_has_the_same_numbers():
     assert fields(pickle.loads(pickle.dumps(record()))) == fields(record())
+
+
+@pytest.mark.parametrize("name", ["states", "actions"])
+@pytest.mark.parametrize("dtype", [np.int8, np.int64])
+def test_only_states_and_actions_of_the_model_are_taken(name, dtype):
+    def record(value):
+        found = np.array([[1, value]], dtype=dtype)
+        zeros = np.zeros((1, 2), dtype=dtype)
+        arrays = {"states": zeros, "actions": zeros, "rewards": np.zeros((1, 2)), "log_probabilities": np.zeros((1, 2))}
+        narrow = {x: np.array([y]) for x, y in (("lengths", 2), ("terminated", True), ("truncated", False))}
+        return Trajectories(**(arrays | narrow | {name: found}), final_states=np.array([0]), groups=np.array([0]))
+
+    assert record(4).of_model(5, 5) is not None
+    for wrong in (5, -1):
+        with pytest.raises(ValueError, match=rf"{name}\[0, 1\]={wrong} is out of range; it must be in \[0, 4\]"):
+            record(wrong).of_model(5, 5)

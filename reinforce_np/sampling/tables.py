@@ -41,8 +41,9 @@ class Walk:
     horizon: int | None
 
     def left_over(self, base):
-        """Return how many steps of their last draw trajectories did not take, from where the row begins they ended in."""
-        return (np.maximum(base - self.finished, 0) >> self.stages[0].alias.log_columns) % self.at_once
+        """Return how many steps of their last draw trajectories did not take, from where the rows begin they ended in."""
+        shift = self.stages[0].alias.log_columns
+        return left_over(base >> shift, self.finished >> shift, self.at_once)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,12 @@ class Meaning:
 
     def left_over(self, rows):
         """Return how many steps of their last draw trajectories that ended in `rows` did not take."""
-        return np.maximum(rows - self.n_states, 0) % self.at_once
+        return left_over(rows, self.n_states, self.at_once)
+
+
+def left_over(rows, n_states, at_once):
+    """Return how many steps of a draw were left over: below the rows of states, there is a row for each such number."""
+    return np.maximum(rows - n_states, 0) % at_once
 
 
 def sampling_tables(mdp, policy, theta, behaviour=None, n=1):
