@@ -164,6 +164,7 @@ def draw_growth(tables, path):
         ax.set(title=table.title, xlabel=table.columns[0], ylabel=table.columns[1])
         ax.title.set_fontsize("small")
         ax.set_xticks(sizes, [shown(int(size)) for size in sizes], fontsize="small")
+        ax.set_yticks([times.min(), times.max()], [shown(times.min()), shown(times.max())], fontsize="small")
         ax.minorticks_off()
         ax.legend(fontsize="small")
     figure.savefig(path)
