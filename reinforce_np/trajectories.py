@@ -114,13 +114,12 @@ class Trajectories:
         """Return the record with its padding set to zero, refusing states and actions that the model does not have."""
         if "packed" in vars(self) and self.packed.is_of(n_states, n_actions):
             return self  # as it was drawn
-        padding = ~self.mask
         for name, limit in (("states", n_states), ("actions", n_actions)):
             visited = getattr(self, name)
             unsigned = visited.view(visited.dtype.str.replace("i", "u"))  # in which a negative number is a large one
             if unsigned.max(initial=0) < limit:
                 continue
-            wrong = ~padding & ((visited < 0) | (visited >= limit))
+            wrong = self.mask & ((visited < 0) | (visited >= limit))
             if wrong.any():
                 index = arguments.first_index(wrong)
                 raise ValueError(
@@ -128,6 +127,7 @@ class Trajectories:
                 )
         if self.lengths.min(initial=self.n_steps) == self.n_steps:
             return self
+        padding = ~self.mask
         if not np.any(padding & ((self.states != PADDING) | (self.actions != PADDING))):
             return self
         clean = {name: np.where(padding, PADDING, getattr(self, name)) for name in ("states", "actions")}

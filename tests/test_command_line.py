@@ -218,11 +218,11 @@ def blunt(original, trajectories, *args):
 
 
 SABOTAGES = {
-    "score without its mean": (softmax, "contract_logit_score", lambda f, pi, w: w * softmax.sum_of_others(pi)),
-    "score of the wrong sign": (softmax, "contract_logit_score", lambda f, pi, w: -f(pi, w)),
-    "score twice as large": (softmax, "contract_logit_score", lambda f, pi, w: 2 * f(pi, w)),
+    "score without its mean": (softmax, "contract_logit_score", lambda f, pi, w, out=None: w * softmax.sum_of_others(pi)),
+    "score of the wrong sign": (softmax, "contract_logit_score", lambda f, pi, w, out=None: -f(pi, w)),
+    "score twice as large": (softmax, "contract_logit_score", lambda f, pi, w, out=None: 2 * f(pi, w)),
     "score of listed trajectories": (softmax, "logit_score", lambda f, pi: f(pi).swapaxes(-1, -2)),
-    "score with π of another action": (softmax, "contract_logit_score", lambda f, pi, w: f(np.roll(pi, 1, axis=-1), w)),
+    "score with π of another action": (softmax, "contract_logit_score", lambda f, pi, w, out=None: f(np.roll(pi, 1, axis=-1), w, out)),
     "contraction pulled back in another order": (TabularSoftmax, "pull_back", lambda f, self, w: f(self, w.swapaxes(-1, -2).copy())),
     "temperature squared": (SoftmaxPolicy, "contract", lambda f, *a, **options: f(*a, **options) * 1.001),
     "weights of the wrong sign": (Estimator, "batch_weights", lambda f, *a: -f(*a)),

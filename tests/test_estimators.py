@@ -23,7 +23,7 @@ from reinforce_np import (
     examples,
     sample,
 )
-from reinforce_np.estimators import packed as packed_module
+from reinforce_np.estimators import each as each_module
 from reinforce_np.estimators import returns, rewards_to_go
 
 REFEREE = examples.referee()
@@ -151,9 +151,10 @@ def test_chunks_change_nothing(monkeypatch, batch):
         "contract",
         lambda self, theta, w, **options: seen.append(len(w)) or original(self, theta, w, **options),
     )
-    for cells, most in ((1, 1), (9 * 7, 7)):  # one trajectory at a time, and seven
+    for name, size, most in (("CELLS", 1, 1), ("CELLS", 24 * 7, 7), ("STEPS", 1, 1)):  # one at a time, and seven
         seen.clear()
-        monkeypatch.setattr(packed_module, "CELLS", cells)
+        monkeypatch.setattr(each_module, "CELLS", 10**6)
+        monkeypatch.setattr(each_module, name, size)
         assert_exact(algorithms.reinforce().per_trajectory(*arguments), whole)  # a few rows take another path
         assert max(seen) == most
         assert sum(seen) == 60

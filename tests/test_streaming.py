@@ -62,6 +62,13 @@ def written_out(batch):
     return batch.take(slice(None))
 
 
+def in_rows(batch):
+    """The same record from elsewhere: a trajectory after the other in memory, and anything at all after its end."""
+    junk = {"states": -7, "actions": 99, "rewards": np.nan}
+    arrays = {name: np.where(batch.mask, getattr(batch, name), after) for name, after in junk.items()}
+    return dataclasses.replace(batch, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+
+
 # --- batches that are still packed
 
 
@@ -91,8 +98,11 @@ def test_packed_weights_are_the_weights_of_every_step_added_up(at_once, small_bl
             expected[batch.states[n, t], batch.actions[n, t]] += w[n, t]
     assert_exact(packed_weights(estimator, batch, mdp), expected)
     assert_exact(estimator.gradient(batch, mdp, POLICY, THETA), POLICY.contract(THETA, expected))
-    each = [estimator.per_trajectory(given, mdp, POLICY, THETA) for given in (batch, written_out(batch))]
-    assert_exact(*each, scale=np.abs(each[1]).max())
+    score = POLICY.score(THETA)
+    each = np.array([sum(100 * w[n, t] * score[batch.states[n, t], batch.actions[n, t]] for t in range(batch.lengths[n]))
+                     for n in range(100)])  # fmt: skip
+    for given in (batch, written_out(batch), in_rows(batch)):
+        assert_exact(estimator.per_trajectory(given, mdp, POLICY, THETA), each, scale=np.abs(each).max())
 
 
 def test_a_baseline_by_time_may_end_with_the_longest_episode(at_once):
@@ -102,8 +112,10 @@ def test_a_baseline_by_time_may_end_with_the_longest_episode(at_once):
     assert batch.n_steps % 4, "the last draw goes on after the longest episode"
     estimator = Estimator(RewardToGo(np.sin(np.arange(3.0 * batch.n_steps)).reshape(-1, 3)))
     assert packed_weights(estimator, batch, problem[0]) is not None
-    expected = estimator.per_trajectory(written_out(batch), *problem)
-    assert_exact(estimator.per_trajectory(batch, *problem), expected, scale=np.abs(expected).max())
+    w, score = 30 * estimator.weights(written_out(batch), *problem), POLICY.score(THETA)
+    expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
+    for given in (batch, written_out(batch), in_rows(batch)):
+        assert_exact(estimator.per_trajectory(given, *problem), expected, scale=np.abs(expected).max())
     assert_exact(estimator.gradient(batch, *problem), expected.mean(axis=0), scale=np.abs(expected).max())
 
 

@@ -18,8 +18,9 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
+from reinforce_np.estimators.each import added_up, gradients_of_each, paid_part, row_width, rows_at_once
 from reinforce_np.estimators.normalisers import PerTrajectory
-from reinforce_np.estimators.packed import finite, packed_gradients, packed_weights, paid_part, rows_at_once
+from reinforce_np.estimators.packed import finite, packed_weights
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
 from reinforce_np.trajectories import Trajectories
 
@@ -151,7 +152,8 @@ class Estimator:
         array (N, D)
         """
         _check(trajectories, mdp, policy)
-        part = paid_part(self, trajectories, mdp)
+        trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
+        part = paid_part(self, trajectories)
         if part is None:
             return self._of_each(trajectories, mdp, policy, theta)
         paid, result = part[0], np.zeros((len(trajectories), len(policy.real_theta(theta))))
@@ -160,7 +162,7 @@ class Estimator:
         return result
 
     def _of_each(self, trajectories, mdp, policy, theta):
-        result = packed_gradients(self, trajectories, mdp, policy, policy.real_theta(theta))
+        result = gradients_of_each(self, trajectories, mdp, policy, policy.real_theta(theta))
         if result is not None:
             return result
         batch, n = self.batch(trajectories, mdp, policy, theta), len(trajectories)
@@ -217,27 +219,28 @@ class Estimator:
         """
         w = self.batch_weights(batch)
         trajectories, S, A = batch.trajectories, batch.policy.n_states, batch.policy.n_actions
-        chunk = rows_at_once(S * A)
+        chunk = rows_at_once(S * A, trajectories.n_steps)
         result = np.empty((n_rows, batch.policy.n_parameters))
         for first in range(0, n_rows, chunk):
             n = slice(*np.searchsorted(row, [first, first + chunk]))
-            rows = min(chunk, n_rows - first)
+            rows, of_row = min(chunk, n_rows - first), (row[n] - first)[:, None]
             states, actions = (x[n].astype(np.intp, copy=False) for x in (trajectories.states, trajectories.actions))
-            cell = states * (rows * A)  # a flat index into (S, rows, A): contracted quickest with the states first
+            cell = states * A
             cell += actions
-            cell += (row[n] - first)[:, None] * A
-            state = cell // A if self.penalty else None
-            cells = _added_up(cell, w[n] * times, (S, rows, A))
+            cell += of_row * row_width(S * A)
+            state = states + of_row * row_width(S) if self.penalty else None
+            cells = added_up(cell, w[n] * times, rows, S * A).reshape(rows, S, A)
             for penalty in self.penalty:
                 table = penalty.all_actions(batch)
                 if table is not None:
-                    cells += _added_up(state, times * self._passive(batch, n), (S, rows))[..., None] * table
+                    cells += added_up(state, times * self._passive(batch, n), rows, S)[..., None] * table
             gradients = batch.policy.contract(batch.theta, cells)
             if batch.is_density and self.penalty:
-                visits = _added_up(state, times * self._passive(batch, n), (S, rows))
+                visits = added_up(state, times * self._passive(batch, n), rows, S)
                 gradients = gradients + sum(penalty.of_density(batch, visits) for penalty in self.penalty)
             if isinstance(self.advantage, PerComponent):
-                visits = _added_up(cell, times * self._passive(batch, n, not self.advantage.from_start), (S, rows, A))
+                visits = added_up(cell, times * self._passive(batch, n, not self.advantage.from_start), rows, S * A)
+                visits = visits.reshape(rows, S, A)
                 gradients -= self._component_baseline(batch, visits)
             result[first : first + chunk] = gradients
         return result
@@ -270,10 +273,3 @@ def _check(trajectories, mdp, policy):
     if not len(trajectories):
         raise ValueError("trajectories are empty (n=0): an estimate needs at least one")
     arguments.check_same_model(mdp, policy)
-
-
-def _added_up(cell, weights, shape):
-    """Return the weights added up per cell of an array (S, rows, ...), as (rows, S, ...); padding has weight zero."""
-    order = "F" if cell.flags.f_contiguous else "C"  # as it lies in memory
-    sums = np.bincount(cell.ravel(order), weights=weights.ravel(order), minlength=int(np.prod(shape)))
-    return sums.reshape(shape).astype(float, copy=False).swapaxes(0, 1)

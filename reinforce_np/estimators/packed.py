@@ -1,4 +1,4 @@
-"""Short cuts: the weights of reward-to-go on a batch as the sampler keeps it, and trajectories without any reward.
+"""A short cut: the weights of reward-to-go on a batch as the sampler keeps it.
 
     w(s,a) = Σₙ Σₜ γᵗ (G_t − b(s_t)) 1{s_t = s, a_t = a},        G_t = r_t + γ G_{t+1}
 
@@ -9,14 +9,12 @@ the slots that were drawn, without (N, T) arrays.
 
 import numpy as np
 
-from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
-from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
+from reinforce_np.estimators.advantages import RewardToGo
+from reinforce_np.estimators.normalisers import Constant, PerTrajectory
 from reinforce_np.estimators.ratios import OnPolicy
-from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
 FEW = 2**15  # (trajectory, draw) cells for which all draws are looked at together
 FEW_PLACES = 2**15  # for which sums are quick
-CELLS = 2**17  # (trajectory, state, action) weights held at once: they fit into the cache
 
 
 def packed_weights(estimator, trajectories, mdp):
@@ -29,34 +27,6 @@ def packed_weights(estimator, trajectories, mdp):
     weights = sum(pair_weights(block, packed.meaning, estimator, mdp.gamma)[0] for block in packed.blocks)
     weights = weights / divisor(estimator, len(trajectories))
     return weights if np.isfinite(weights).all() else None
-
-
-def paid_part(estimator, trajectories, mdp):
-    """Return which trajectories were paid anything, (N,), and their record, where that is all an estimator sees and most were not.
-
-    Otherwise None. The weights of the others are zero.
-    """
-    advantage = estimator.advantage
-    sees_rewards_only = type(advantage) in (RewardToGo, TotalReturn) and not np.any(advantage.baseline)
-    by_itself = type(estimator.normaliser) in (PerTrajectory, PerLength, Constant)
-    if not sees_rewards_only or not by_itself or type(estimator.ratio) is not OnPolicy or estimator.penalty:
-        return None
-    packed = vars(trajectories).get("packed")
-    if packed is None:
-        trajectories = trajectories.of_model(mdp.n_states, mdp.n_actions)
-        if np.count_nonzero(trajectories.rewards) > len(trajectories):
-            return None  # not few rewards
-        paid = trajectories.rewards.any(axis=1)
-    elif packed.meaning.paid is not None and packed.is_of(mdp.n_states, mdp.n_actions):
-        paid = packed.paid()
-    else:
-        return None
-    if np.count_nonzero(paid) * 2 >= len(paid):
-        return None
-    if packed is None:
-        return paid, trajectories.take(paid)
-    narrow = {name: getattr(trajectories, name)[paid] for name in FIELDS if name not in WIDE}
-    return paid, of_packed(packed.only(paid), narrow)
 
 
 def applies(estimator, mdp, n_steps):
@@ -243,49 +213,6 @@ def add_up(total, index, factor, weights=None):
         np.add.at(total, index, factor if weights is None else factor * weights)
 
 
-def packed_gradients(estimator, trajectories, mdp, policy, theta):
-    """Return N Σ_t w[n,t] ∇log π(a|s) of each trajectory of a batch that is still packed, (N, D); None as `packed_weights`.
-
-    The weights of some hundred trajectories at a time are added up per state
-    and action; with the states first, contracting them is quickest.
-    """
-    packed, n = vars(trajectories).get("packed"), len(trajectories)
-    if packed is None or not packed.is_of(mdp.n_states, mdp.n_actions) or not applies(estimator, mdp, packed.n_steps):
-        return None
-    meaning, S, A = packed.meaning, mdp.n_states, mdp.n_actions
-    rows = rows_at_once(S * A)
-    state, action = divmod(np.minimum(meaning.pair, S * A - 1), A)  # wherever finished trajectories are: without weight
-    cell_of = (state * rows * A + action).astype(np.int32)  # in an array (S, rows, A), but for the row
-    masked = np.isneginf(policy.log_probabilities(theta)).any()
-    pi = None if masked else policy.probabilities(theta)  # else they would be computed for each part anew
-    result, first = np.empty((n, policy.n_parameters)), 0
-    for block in packed.blocks:
-        n_steps, row = block.n_steps, (np.arange(block.n) % rows * A).astype(np.int32)
-        cells, w = np.zeros((n_steps, block.n), dtype=np.int32), np.zeros((n_steps, block.n))
-        discount = discounts(estimator, mdp.gamma, n_steps) * (n / divisor(estimator, n))
-        lanes = [lanes for _, _, lanes in block.draws()]
-        with np.errstate(over="ignore", invalid="ignore"):
-            for i, j, credit, place, _ in credits(block, meaning, estimator, mdp.gamma):
-                t = i * meaning.at_once + j
-                if lanes[i] is None:
-                    cell_of[j].take(place, out=cells[t], mode="clip")
-                    np.multiply(credit, discount[t], out=w[t])
-                else:
-                    cells[t, lanes[i]] = cell_of[j].take(place, mode="clip")
-                    w[t, lanes[i]] = credit * discount[t]
-                cells[t] += row
-            if not np.isfinite(w.sum()):
-                return None  # to be refused by name
-        for i in range(0, block.n, rows):
-            some = slice(i, min(i + rows, block.n))
-            sums = np.bincount(cells[:, some].ravel(), weights=w[:, some].ravel(), minlength=S * rows * A)
-            weights = sums.reshape(S, rows, A).swapaxes(0, 1)[: some.stop - i]
-            with np.errstate(over="ignore", invalid="ignore"):
-                result[first + i : first + some.stop] = finite(policy.contract(theta, weights, probabilities=pi))
-        first += block.n
-    return result
-
-
 def finite(gradient):
     """Return `gradient`, refused where it leaves float64."""
     with np.errstate(over="ignore", invalid="ignore"):
@@ -293,12 +220,3 @@ def finite(gradient):
     if not known and not np.isfinite(gradient).all():
         raise ValueError("the gradient overflows: rewards or baselines are too large for float64; rescale them")
     return gradient
-
-
-def rows_at_once(n_pairs):
-    """Return how many trajectories to hold in an array (S, rows, A) of weights, in which the states are far apart.
-
-    An odd number: with a power of two, the weights of all states of a
-    trajectory would compete for the same lines of the cache.
-    """
-    return max(CELLS // n_pairs - 1, 0) | 1

@@ -17,6 +17,14 @@ from reinforce_np.policies import softmax
 LARGEST_MATRIX = 2**14  # parameters of a dense (D, D) matrix: 2 GiB
 
 
+def stored(values, out):
+    """Return `values`, or `out` with the values written to it."""
+    if out is None:
+        return values
+    out[...] = values
+    return out
+
+
 class SoftmaxPolicy:
     """π_θ(a|s) = exp(z(s,a;θ)/τ) / Σ_b exp(z(s,b;θ)/τ), with logits linear in θ.
 
@@ -37,6 +45,8 @@ class SoftmaxPolicy:
 
         @property
         def n_parameters(self) -> int: ...
+
+    has_one_logit_per_parameter = False  # and `pull_back` changes nothing but the shape
 
     def linear_logits(self, theta: np.ndarray, states=slice(None)) -> np.ndarray:
         """Return z(s, a; θ) before masking, shape (..., S, A), or its rows of some states."""
@@ -208,7 +218,7 @@ class SoftmaxPolicy:
         centred = slopes * softmax.sum_of_others(pi) - softmax.sum_of_others(pi * slopes)
         return np.moveaxis(np.where(logits.real == -np.inf, 0.0, centred), 0, -1) / self.temperature
 
-    def contract(self, theta, weights, *, probabilities=None):
+    def contract(self, theta, weights, *, probabilities=None, out=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
 
         Parameters
@@ -220,10 +230,13 @@ class SoftmaxPolicy:
             `theta`. Weights of masked actions count for nothing.
         probabilities : array (..., S, A), optional
             π_θ where it is at hand already; the weights of masked actions must then be zero.
+        out : array (..., D), optional
+            Where to write it, contiguous.
 
         Returns
         -------
         array (..., D)
+            `out`, if that was given.
         """
         logits = self.logits(theta) if probabilities is None else None
         weights = np.asarray(weights)
@@ -237,8 +250,11 @@ class SoftmaxPolicy:
             masked = logits.real == -np.inf
             weights = np.where(masked, 0.0, weights) if masked.any() else weights
             probabilities = softmax.softmax(logits, self.temperature)
-        pulled = self.pull_back(softmax.contract_logit_score(probabilities, weights))
-        return pulled if self.temperature == 1.0 else pulled / self.temperature
+        room = out.reshape(weights.shape) if out is not None and self.has_one_logit_per_parameter else None
+        pulled = self.pull_back(softmax.contract_logit_score(probabilities, weights, room))
+        if self.temperature != 1.0:
+            pulled /= self.temperature
+        return pulled if out is None or room is not None else stored(pulled, out)
 
     def hessian_contract(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇²_θ log π_θ(a|s), shape (D, D).

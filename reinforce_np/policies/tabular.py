@@ -41,6 +41,7 @@ class TabularSoftmax(SoftmaxPolicy):
     mask: np.ndarray | None = None
 
     allows_minus_infinity = True
+    has_one_logit_per_parameter = True
 
     def __post_init__(self):
         object.__setattr__(self, "n_states", arguments.integer("n_states", self.n_states, low=1))

@@ -99,6 +99,15 @@ class Paths:
         """Return which trajectories ended with a reward, (n,)."""
         return self.final >= meaning.paid << meaning.row_shift
 
+    def rows(self, nothing):
+        """Return the slots of all trajectories (n,) in each draw, and `nothing` where they did not draw."""
+        rows = []
+        for _, slots, lanes in self.draws():
+            rows.append(slots if lanes is None else np.full(self.n, nothing, dtype=np.int32))
+            if lanes is not None:
+                rows[-1][lanes] = slots
+        return rows
+
     def slots_of(self, index, nothing):
         """Return the slots of a few trajectories (m,), ascending, in every draw, (draws, m), and `nothing` where they did not draw."""
         slots, who, position = np.full((len(self.slots), len(index)), nothing, np.int32), np.arange(len(index)), index
@@ -233,6 +242,25 @@ class Packed:
         blocks = [paths.only(part) for paths, part in zip(self.blocks, np.split(wanted, ends), strict=True)]
         return Packed(blocks, self.meaning, self.n_steps)
 
+    def reader(self, block):
+        """Return the number of trajectories of a block, and a function of which of them, and of how many steps T.
+
+        It returns their pairs s·A + a, S·A after the end, and their rewards, each (T, trajectories).
+        """
+        meaning, rows = self.meaning, block.rows(self.meaning.first_finished)
+        pair = meaning.pair.astype(np.intp)  # what indices have to be in the end
+
+        def read(index, n_steps):
+            draws = rows[: -(-n_steps // meaning.at_once)]
+            slots = np.concatenate([row[index] for row in draws], dtype=np.intp)
+            paths, places = meaning.paths(slots.reshape(len(draws), -1))
+            return tuple(
+                _in_turn([of_step.take(index) for of_step in table])[:n_steps]
+                for table, index in ((pair, places), (meaning.reward, paths))
+            )
+
+        return block.n, read
+
     def unpack(self):
         """Return states, actions, rewards and log-probabilities, each (N, T), zero after the end."""
         n, meaning = sum(paths.n for paths in self.blocks), self.meaning
@@ -260,6 +288,11 @@ class Packed:
                             row[lanes] = table.take(index, mode="clip")
             first += block.n
         return {name: rows.T for name, rows in columns.items()}
+
+
+def _in_turn(arrays):
+    """Return the first rows of the arrays, the second ones, and so on."""
+    return arrays[0] if len(arrays) == 1 else np.stack(arrays, axis=1).reshape(-1, *arrays[0].shape[1:])
 
 
 def trajectories(blocks, meaning, horizon, first, group_size):

@@ -1,0 +1,169 @@
+"""The gradient of each trajectory: some hundred at a time, so that all that is looked at fits into the cache.
+
+    ĝₙ = Σ_{s,a} wₙ(s,a) ∇log π(a|s),        wₙ(s,a) = N Σₜ w[n,t] 1{s_t = s, a_t = a}
+
+`Estimator.batch_weights` is where the weights w[n,t] are to be read. Those of
+reward-to-go are computed here as well, steps first and part by part.
+"""
+
+import numpy as np
+
+from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
+from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
+from reinforce_np.estimators.packed import applies, discounts, divisor
+from reinforce_np.estimators.ratios import OnPolicy
+from reinforce_np.trajectories import FIELDS, WIDE, of_packed
+
+CELLS = 2**18  # (trajectory, state, action) weights held at once
+FIRST = 256  # trajectories looked at for a guess
+STEPS = 2**17  # (trajectory, step) weights held at once
+
+
+def paid_part(estimator, trajectories):
+    """Return which trajectories were paid anything, (N,), and their record, where that is all an estimator sees and most were not.
+
+    Otherwise None. The weights of the others are zero.
+    """
+    advantage = estimator.advantage
+    sees_rewards_only = type(advantage) in (RewardToGo, TotalReturn) and not np.any(advantage.baseline)
+    by_itself = type(estimator.normaliser) in (PerTrajectory, PerLength, Constant)
+    if not sees_rewards_only or not by_itself or type(estimator.ratio) is not OnPolicy or estimator.penalty:
+        return None
+    packed = vars(trajectories).get("packed")
+    if packed is not None and packed.meaning.paid is None:
+        return None
+    paid = None
+    for some in (slice(FIRST), slice(None)):  # where most are paid, it is seen soon
+        paid = packed.paid() if packed is not None else trajectories.rewards[some].any(axis=1)
+        if np.count_nonzero(paid) * 2 >= len(paid):
+            return None
+    if packed is None:
+        return paid, trajectories.take(paid)
+    narrow = {name: getattr(trajectories, name)[paid] for name in FIELDS if name not in WIDE}
+    return paid, of_packed(packed.only(paid), narrow)
+
+
+def gradients_of_each(estimator, trajectories, mdp, policy, theta):
+    """Return N Σₜ w[n,t] ∇log π(a|s) of each trajectory, (N, D); None where their weights are not those of `applies`.
+
+    Parameters
+    ----------
+    estimator : Estimator
+        Whose weights are meant.
+    trajectories : Trajectories
+        N of them, as `Trajectories.of_model` returns them.
+    mdp, policy, theta
+        As in `Estimator.weights`.
+
+    Returns
+    -------
+    array (N, D) or None
+        None also where something leaves float64, so that whoever asked refuses it by name.
+    """
+    n, n_steps, S, A = len(trajectories), trajectories.n_steps, mdp.n_states, mdp.n_actions
+    if not n_steps or not applies(estimator, mdp, n_steps) or getattr(policy, "is_density", False):
+        return None
+    discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
+    step = 1.0 if estimator.discounted_score else mdp.gamma  # γᵗ is in the rewards already
+    baseline = _of_each_pair(estimator.advantage.baseline, S, A)
+    masked = np.isneginf(policy.log_probabilities(theta)).any()
+    pi = None if masked else policy.probabilities(theta)  # else they would be computed for each part anew
+    result = np.empty((n, policy.n_parameters))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for index, pair, w in parts(trajectories, S, A):
+            w *= discount[: len(w)]
+            to_go(w, step)
+            if baseline is not None:
+                w -= discount[: len(w)] * baseline(pair)
+            n_rows, room = pair.shape[1], result[index] if isinstance(index, slice) else None
+            pair += np.arange(n_rows) * row_width(S * A)
+            weights = added_up(pair, w, n_rows, S * A).reshape(n_rows, S, A)
+            gradients = policy.contract(theta, weights, probabilities=pi, out=room)
+            if not np.isfinite(gradients.sum()):
+                return None
+            if room is None or not np.may_share_memory(gradients, room):
+                result[index] = gradients
+    return result
+
+
+def to_go(x, gamma):
+    """Replace x (T, N) by its sums from each step on, x_t + γ x_{t+1} + γ² x_{t+2} + ..."""
+    rows = list(x)
+    for now, after in zip(rows[-2::-1], rows[:0:-1], strict=True):
+        now += after if gamma == 1.0 else gamma * after
+
+
+def added_up(cell, weights, n_rows, n_pairs):
+    """Return weights (T, N) or (N, T) added up per row and pair, (rows, pairs), in cells row·`row_width` + pair.
+
+    Weights of pair S·A, which stands for steps after the end, are left out.
+    """
+    order = "F" if cell.flags.f_contiguous else "C"  # as it lies in memory
+    width = row_width(n_pairs)
+    sums = np.bincount(cell.ravel(order), weights=weights.ravel(order), minlength=n_rows * width)
+    return sums.astype(float, copy=False).reshape(n_rows, width)[:, :n_pairs]
+
+
+def row_width(n_pairs):
+    """Return how many weights to hold for a trajectory: those of its pairs, of pair S·A, and some that are not used.
+
+    An odd number of lines of the cache: with a power of two, the weights of a
+    pair in all trajectories would compete for the same few lines.
+    """
+    return 8 * (n_pairs // 8 + 1 | 1)
+
+
+def rows_at_once(n_pairs, n_steps):
+    """Return how many trajectories of so many steps to look at together."""
+    return max(1, min(CELLS // row_width(n_pairs), STEPS // max(n_steps, 1)))
+
+
+def parts(trajectories, n_states, n_actions):
+    """Yield the trajectories to look at together, their pairs s·A + a, and their rewards, (steps of the longest, trajectories).
+
+    After the end of an episode the pair is S·A and the reward zero. Where
+    lengths differ, long ones are looked at together, and short ones.
+    """
+    packed, first = vars(trajectories).get("packed"), 0
+    readers = [_of_arrays(trajectories, n_states, n_actions)] if packed is None else map(packed.reader, packed.blocks)
+    for n, read in readers:
+        lengths = trajectories.lengths[first : first + n]
+        order = np.argsort(-lengths, kind="stable") if n and lengths.min() < lengths.max() else None
+        i = 0
+        while i < n:
+            n_steps = int(lengths[i if order is None else order[i]])
+            more = rows_at_once(n_states * n_actions, n_steps)
+            index = slice(i, min(i + more, n)) if order is None else order[i : i + more]
+            pair, rewards = read(index, n_steps)
+            here = slice(first + i, first + i + pair.shape[1]) if isinstance(index, slice) else first + index
+            yield here, pair, rewards
+            i += more
+        first += n
+
+
+def _of_arrays(trajectories, n_states, n_actions):
+    """Return the number of trajectories, and the function that reads some of them from the arrays of the record."""
+    states, actions, rewards, lengths = (
+        getattr(trajectories, name).T for name in ("states", "actions", "rewards", "lengths")
+    )
+
+    def read(index, n_steps):
+        pair = np.multiply(states[:n_steps, index], n_actions, dtype=np.intp, order="C", casting="unsafe")
+        np.add(pair, actions[:n_steps, index], out=pair, casting="unsafe")  # they are in range
+        paid = np.array(rewards[:n_steps, index], dtype=np.float64, order="C")
+        if lengths[index].min(initial=n_steps) < n_steps:
+            over = np.arange(n_steps)[:, None] >= lengths[index]
+            pair[over], paid[over] = n_states * n_actions, 0.0
+        return pair, paid
+
+    return len(trajectories), read
+
+
+def _of_each_pair(baseline, n_states, n_actions):
+    """Return the function that looks up b(s) at pairs (T, N), zero after the end; None where it is zero everywhere."""
+    if not baseline.any():
+        return None
+    b = np.broadcast_to(baseline, (len(baseline) if baseline.ndim == 2 else 1, n_states)).repeat(n_actions, axis=1)
+    b = np.pad(b, ((0, 0), (0, 1)))
+    first = np.arange(len(b))[:, None] * b.shape[1]  # of each step, where there are baselines by time
+    return lambda pair: b.take(pair if len(b) == 1 else pair + first[: len(pair)])
