@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -37,7 +38,7 @@ from reinforce_np import (
     sample,
     stream_gradient,
 )
-from reinforce_np.estimators import packed
+from reinforce_np.estimators import each, packed
 from reinforce_np.estimators.packed import packed_weights
 from reinforce_np.sampling import draw, tables
 from reinforce_np.trajectories import FIELDS, WIDE, concatenate
@@ -64,7 +65,7 @@ def written_out(batch):
 
 def in_rows(batch):
     """The same record from elsewhere: a trajectory after the other in memory, and anything at all after its end."""
-    junk = {"states": -7, "actions": 99, "rewards": np.nan}
+    junk = {"states": -7, "actions": 99, "rewards": 1e3}
     arrays = {name: np.where(batch.mask, getattr(batch, name), after) for name, after in junk.items()}
     return dataclasses.replace(batch, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
@@ -99,10 +100,52 @@ def test_packed_weights_are_the_weights_of_every_step_added_up(at_once, small_bl
     assert_exact(packed_weights(estimator, batch, mdp), expected)
     assert_exact(estimator.gradient(batch, mdp, POLICY, THETA), POLICY.contract(THETA, expected))
     score = POLICY.score(THETA)
-    each = np.array([sum(100 * w[n, t] * score[batch.states[n, t], batch.actions[n, t]] for t in range(batch.lengths[n]))
+    rows = np.array([sum(100 * w[n, t] * score[batch.states[n, t], batch.actions[n, t]] for t in range(batch.lengths[n]))
                      for n in range(100)])  # fmt: skip
     for given in (batch, written_out(batch), in_rows(batch)):
-        assert_exact(estimator.per_trajectory(given, mdp, POLICY, THETA), each, scale=np.abs(each).max())
+        assert_exact(estimator.per_trajectory(given, mdp, POLICY, THETA), rows, scale=np.abs(rows).max())
+
+
+@AT_ONCE
+@pytest.mark.parametrize("policy", [POLICY, TabularSoftmax(3, 3, temperature=0.5), LinearSoftmax(np.cos(np.arange(45.0)).reshape(3, 3, 5))],
+                         ids=["table", "cold table", "linear"])  # fmt: skip
+def test_trajectories_may_be_looked_at_in_any_order_and_number(at_once, monkeypatch, small_blocks, k, policy):
+    """Long ones with long ones, in parts of every size, each beginning in another block."""
+    at_once(k)
+    problem = REFEREE.replace(horizon=12), policy, THETA[: policy.n_parameters]
+    batch, estimator = sample(*problem, 100, rng=0), Estimator(RewardToGo(BY_STATE))
+    assert len(np.unique(batch.lengths)) > 3
+    w, score = 100 * estimator.weights(written_out(batch), *problem), policy.score(problem[2])
+    expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
+    for moved, steps in itertools.product((0.0, np.inf), (1, 30, 10**6)):
+        monkeypatch.setattr(each, "MOVED", moved)
+        monkeypatch.setattr(each, "STEPS", steps)
+        for given in (batch, written_out(batch), in_rows(batch)):
+            assert_exact(estimator.per_trajectory(given, *problem), expected, scale=np.abs(expected).max())
+
+
+def test_masked_actions_of_a_record_have_no_score():
+    """As of a behaviour policy that may do more."""
+    policy = TabularSoftmax(3, 3, mask=np.array([[True, True, False], [True, True, True], [False, True, True]]))
+    batch, estimator = (
+        sample(REFEREE, policy, THETA, 50, behaviour=np.full((3, 3), 1 / 3), rng=0),
+        Estimator(RewardToGo()),
+    )
+    assert not policy.mask[batch.states, batch.actions][batch.mask].all()
+    w, score = 50 * estimator.weights(written_out(batch), REFEREE, policy, THETA), policy.score(THETA)
+    expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
+    for given in (batch, written_out(batch)):
+        assert_exact(estimator.per_trajectory(given, REFEREE, policy, THETA), expected, scale=np.abs(expected).max())
+
+
+def test_a_policy_may_contract_as_it_likes():
+    class Twice(TabularSoftmax):
+        def contract(self, theta, weights, **options):
+            return 2 * super().contract(theta, weights, **options)
+
+    batch, estimator = sample(REFEREE, POLICY, THETA, 50, rng=0), Estimator(RewardToGo())
+    twice = estimator.per_trajectory(batch, REFEREE, Twice(3, 3), THETA)
+    assert np.array_equal(twice, 2 * estimator.per_trajectory(batch, REFEREE, POLICY, THETA))
 
 
 def test_a_baseline_by_time_may_end_with_the_longest_episode(at_once):

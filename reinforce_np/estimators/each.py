@@ -12,9 +12,11 @@ from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
 from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
 from reinforce_np.estimators.packed import applies, discounts, divisor
 from reinforce_np.estimators.ratios import OnPolicy
+from reinforce_np.policies.softmax import LINE
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
 CELLS = 2**18  # (trajectory, state, action) weights held at once
+MOVED = 0.25  # steps that take as long as to move a weight elsewhere
 FIRST = 256  # trajectories looked at for a guess
 STEPS = 2**17  # (trajectory, step) weights held at once
 
@@ -68,7 +70,7 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
     masked = np.isneginf(policy.log_probabilities(theta)).any()
     pi = None if masked else policy.probabilities(theta)  # else they would be computed for each part anew
-    result = np.empty((n, policy.n_parameters))
+    result = whole_lines(n, policy.n_parameters)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, pair, w in parts(trajectories, S, A):
             w *= discount[: len(w)]
@@ -84,6 +86,13 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
             if room is None or not np.may_share_memory(gradients, room):
                 result[index] = gradients
     return result
+
+
+def whole_lines(n, m):
+    """Return an empty array (n, m) that begins where a line of the cache does, so that no more of them are written than need be."""
+    room = np.empty(n * m + LINE)
+    first = -room.ctypes.data // room.itemsize % LINE
+    return room[first : first + n * m].reshape(n, m)
 
 
 def to_go(x, gamma):
@@ -110,7 +119,7 @@ def row_width(n_pairs):
     An odd number of lines of the cache: with a power of two, the weights of a
     pair in all trajectories would compete for the same few lines.
     """
-    return 8 * (n_pairs // 8 + 1 | 1)
+    return LINE * (n_pairs // LINE + 1 | 1)
 
 
 def rows_at_once(n_pairs, n_steps):
@@ -122,16 +131,17 @@ def parts(trajectories, n_states, n_actions):
     """Yield the trajectories to look at together, their pairs s·A + a, and their rewards, (steps of the longest, trajectories).
 
     After the end of an episode the pair is S·A and the reward zero. Where
-    lengths differ, long ones are looked at together, and short ones.
+    lengths differ much, long ones are looked at together, and short ones.
     """
     packed, first = vars(trajectories).get("packed"), 0
     readers = [_of_arrays(trajectories, n_states, n_actions)] if packed is None else map(packed.reader, packed.blocks)
     for n, read in readers:
         lengths = trajectories.lengths[first : first + n]
-        order = np.argsort(-lengths, kind="stable") if n and lengths.min() < lengths.max() else None
+        saved = lengths.max() - lengths.mean() if n else 0  # steps of each, by looking at the long ones together
+        order = np.argsort(-lengths, kind="stable") if saved > MOVED * n_states * n_actions else None
         i = 0
         while i < n:
-            n_steps = int(lengths[i if order is None else order[i]])
+            n_steps = int(lengths.max() if order is None else lengths[order[i]])
             more = rows_at_once(n_states * n_actions, n_steps)
             index = slice(i, min(i + more, n)) if order is None else order[i : i + more]
             pair, rewards = read(index, n_steps)
