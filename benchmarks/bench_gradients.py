@@ -1,6 +1,7 @@
 """The gradient of each trajectory, 10⁴ of them, 256 parameters, from trajectories that are given."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from benchmarks.harness import Contender, best, race, ratio_table, scaling_table
 from reinforce_np import TabularSoftmax, algorithms, examples, sample
 
 REINFORCE = algorithms.reinforce()
-FLOAT32 = 1e-4  # of the largest entry: what the peers may be off by
+FLOAT32, FLOAT64 = 1e-4, 1e-9  # of the largest entry: what the peers may be off by
 
 
 def lake():
@@ -94,12 +95,13 @@ def report(options):
 def theirs(given):
     """Yield the peers, as far as they are installed."""
     batch, mdp, _, theta = given
-    for name, make in (
-        ("JAX vmap(grad)", peers.jax_vmap_grad),
-        ("JAX scatter, score by hand", peers.jax_scatter),
-        ("PyTorch vmap(grad)", peers.torch_vmap_grad),
+    for name, make, tolerance in (
+        ("JAX vmap(grad)", peers.jax_vmap_grad, FLOAT32),
+        ("JAX scatter, score by hand", peers.jax_scatter, FLOAT32),
+        ("JAX scatter, by hand, float64", partial(peers.jax_scatter, dtype="float64"), FLOAT64),
+        ("PyTorch vmap(grad)", peers.torch_vmap_grad, FLOAT32),
     ):
         try:
-            yield Contender(name, make(batch, mdp.gamma, theta, mdp.n_actions), check(given, FLOAT32))
+            yield Contender(name, make(batch, mdp.gamma, theta, mdp.n_actions), check(given, tolerance))
         except ImportError as error:
             print(f"left out: {name} ({error})")

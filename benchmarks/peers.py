@@ -3,7 +3,7 @@
 Every function takes the model, the policy's features and θ as plain arrays,
 and returns ``run``, whose result is the gradient, a NumPy array. What can be
 compiled is, batches are arrays, and nothing comes back to Python between
-steps. JAX and PyTorch work in float32, as they do unless told otherwise.
+steps. JAX and PyTorch work in float32, as they do unless told otherwise (`dtype`).
 Imports are inside: a peer that is not installed raises ImportError.
 
 The estimator is Σ_t γᵗ (G_t) ∇log π(a_t|s_t), averaged over trajectories. The
@@ -246,9 +246,9 @@ def plain_tables(mdp):
 # Gradients of each trajectory, from trajectories that are given.
 
 
-def given(batch):
+def given(batch, dtype="float32"):
     """Return states, actions and rewards of a batch, each (N, T), as these libraries like them."""
-    arrays = (batch.states.astype(np.int32), batch.actions.astype(np.int32), batch.rewards.astype(np.float32))
+    arrays = (batch.states.astype(np.int32), batch.actions.astype(np.int32), batch.rewards.astype(dtype))
     return (np.ascontiguousarray(array) for array in arrays)
 
 
@@ -270,23 +270,29 @@ def jax_vmap_grad(batch, gamma, theta, n_actions):
     return lambda: each(theta, states, actions, rewards).block_until_ready()
 
 
-def jax_scatter(batch, gamma, theta, n_actions):
+def jax_scatter(batch, gamma, theta, n_actions, dtype="float32"):
     """JAX: weights scattered into a table for each trajectory, contracted with the score by hand."""
     import jax
     import jax.numpy as jnp
 
-    states, actions, rewards = (jnp.asarray(x) for x in given(batch))
-    discount, n = gamma ** jnp.arange(batch.n_steps), len(batch)
+    n = len(batch)
 
     @jax.jit
-    def each(theta, states, actions, rewards):
+    def each(theta, states, actions, rewards, discount):
         pi = jax.nn.softmax(theta.reshape(-1, n_actions))
         weights = jnp.cumsum((discount * rewards)[:, ::-1], axis=1)[:, ::-1]
-        table = jnp.zeros((n, *pi.shape)).at[jnp.arange(n)[:, None], states, actions].add(weights)
+        table = jnp.zeros((n, *pi.shape), dtype).at[jnp.arange(n)[:, None], states, actions].add(weights)
         return (table - pi * table.sum(axis=2, keepdims=True)).reshape(n, -1)
 
-    theta = jnp.asarray(theta, dtype=jnp.float32)
-    return lambda: each(theta, states, actions, rewards).block_until_ready()
+    with jax.enable_x64(dtype == "float64"):
+        states, actions, rewards = (jnp.asarray(x) for x in given(batch, dtype))
+        theta, discount = (jnp.asarray(x, dtype=dtype) for x in (theta, gamma ** np.arange(batch.n_steps)))
+
+    def run():
+        with jax.enable_x64(dtype == "float64"):
+            return each(theta, states, actions, rewards, discount).block_until_ready()
+
+    return run
 
 
 def torch_vmap_grad(batch, gamma, theta, n_actions):
