@@ -10,7 +10,7 @@ from benchmarks.harness import Contender, best, race, ratio_table, scaling_table
 from reinforce_np import TabularSoftmax, algorithms, examples, sample
 
 REINFORCE = algorithms.reinforce()
-FLOAT32, FLOAT64 = 1e-4, 1e-9  # of the largest entry: what the peers may be off by
+FLOAT32, FLOAT64 = 1e-4, 1e-12  # of the largest entry: what they may be off by
 
 
 def lake():
@@ -50,7 +50,7 @@ class PerTrajectory:
         return REINFORCE.per_trajectory(*self.given)
 
 
-def check(given, tolerance=1e-12):
+def check(given, tolerance=FLOAT64):
     """Return a check of (N, D) gradients: a few of them by the definition, step by step, and all by their mean."""
     batch, mdp, policy, theta = given
     score = policy.score(theta)

@@ -114,6 +114,8 @@ class Trajectories:
         """Return the record with its padding set to zero, refusing states and actions that the model does not have."""
         if "packed" in vars(self) and self.packed.is_of(n_states, n_actions):
             return self  # as it was drawn
+        if "packed" in vars(self):  # of another model: its pairs s·A + a are not those of this one
+            return self.take(slice(None)).of_model(n_states, n_actions)
         for name, limit in (("states", n_states), ("actions", n_actions)):
             visited = getattr(self, name)
             unsigned = visited.view(visited.dtype.str.replace("i", "u"))  # in which a negative number is a large one

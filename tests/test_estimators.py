@@ -151,9 +151,14 @@ def test_chunks_change_nothing(monkeypatch, batch):
         "contract",
         lambda self, theta, w, **options: seen.append(len(w)) or original(self, theta, w, **options),
     )
-    for name, size, most in (("CELLS", 1, 1), ("CELLS", 24 * 7, 7), ("STEPS", 1, 1)):  # one at a time, and seven
+    for name, size, most in (
+        ("CELLS", 1, 1),
+        ("CELLS", each_module.row_width(9) * 7, 7),
+        ("STEPS", 1, 1),
+    ):  # one at a time, and seven
         seen.clear()
         monkeypatch.setattr(each_module, "CELLS", 10**6)
+        monkeypatch.setattr(each_module, "FEWEST", 1)
         monkeypatch.setattr(each_module, name, size)
         assert_exact(algorithms.reinforce().per_trajectory(*arguments), whole)  # a few rows take another path
         assert max(seen) == most

@@ -119,6 +119,7 @@ def test_trajectories_may_be_looked_at_in_any_order_and_number(at_once, monkeypa
     expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
     for moved, steps in itertools.product((0.0, np.inf), (1, 30, 10**6)):
         monkeypatch.setattr(each, "MOVED", moved)
+        monkeypatch.setattr(each, "FEWEST", 1)
         monkeypatch.setattr(each, "STEPS", steps)
         for given in (batch, written_out(batch), in_rows(batch)):
             assert_exact(estimator.per_trajectory(given, *problem), expected, scale=np.abs(expected).max())
@@ -203,8 +204,8 @@ def test_those_that_have_finished_and_still_draw_count_for_nothing(monkeypatch, 
 
 @pytest.mark.parametrize(
     "mdp",
-    [LAKE, LAKE.replace(reward=LAKE.reward - 0.01 * ~LAKE.terminated), LAKE.replace(horizon=None), LAKE.replace(horizon=0)],
-    ids=["paid at the end", "paid at every step", "without horizon", "without steps"],
+    [LAKE, LAKE.replace(horizon=31), LAKE.replace(reward=LAKE.reward - 0.01 * ~LAKE.terminated), LAKE.replace(horizon=None), LAKE.replace(horizon=0)],
+    ids=["paid at the end", "or cut short", "paid at every step", "without horizon", "without steps"],
 )  # fmt: skip
 @pytest.mark.parametrize("k", [1, 2])
 @pytest.mark.parametrize("few", [0, 10**9])
@@ -250,6 +251,14 @@ def test_other_batches_need_the_steps():
     assert packed_weights(estimator, batch, REFEREE) is not None
     assert packed_weights(estimator, written_out(batch), REFEREE) is None
     assert packed_weights(estimator, batch, LAKE) is None
+    larger = (
+        examples.random_mdp(n_states=5, n_actions=4, n_outcomes=2, horizon=4, rng=0),
+        TabularSoftmax(5, 4),
+        np.sin(np.arange(20)),
+    )
+    for advantage in (RewardToGo(), RewardToGo(np.arange(5.0))):  # where state 2, action 2 is another pair
+        of_larger = [Estimator(advantage).per_trajectory(given, *larger) for given in (batch, written_out(batch))]
+        assert_exact(*of_larger)
     with pytest.raises(ValueError, match=r"states\[.*is out of range"):
         estimator.gradient(batch, examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
 
@@ -276,12 +285,14 @@ def test_states_and_actions_may_be_any_whole_numbers(dtype):
     mdp = examples.random_mdp(n_states=50, n_actions=4, n_outcomes=2, horizon=6, rng=0)
     problem = mdp, TabularSoftmax(50, 4), np.sin(np.arange(200))
     batch, estimator = sample(*problem, 300, rng=0), Estimator(RewardToGo(0.1))
-    expected = estimator.per_trajectory(batch, *problem)
+    batch = dataclasses.replace(batch, rewards=np.rint(4 * batch.rewards))
+    w, score = 300 * estimator.weights(batch, *problem), problem[1].score(problem[2])
+    expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
     narrow = dataclasses.replace(
         batch,
         states=np.ascontiguousarray(batch.states.astype(dtype)),
         actions=np.asfortranarray(batch.actions.astype(dtype)),
-        rewards=np.ascontiguousarray(batch.rewards),
+        rewards=np.ascontiguousarray(batch.rewards.astype(np.int8)),
     )
     assert_exact(estimator.per_trajectory(narrow, *problem), expected)
     assert_exact(estimator.gradient(narrow, *problem), expected.mean(axis=0))
@@ -299,16 +310,27 @@ def test_trajectories_without_reward_have_no_gradient():
             expected[n] += discounts[batch.lengths[n] - 1] * score[batch.states[n, t], batch.actions[n, t]]
     for same_batch in (sample(*problem, 400, rng=0), written_out(batch), dataclasses.replace(batch)):
         assert_exact(estimator.per_trajectory(same_batch, *problem), expected)
-    coupled = Estimator(RewardToGo(), ratio=SelfNormalisedRatio())  # whose weights are no matter of one trajectory
-    batch = sample(*problem, 400, behaviour=np.zeros(64), rng=0)
-    w = 400 * coupled.weights(batch, *problem)
-    expected = np.stack([np.einsum("t,tp->p", w[n], score[batch.states[n], batch.actions[n]]) for n in range(400)])
-    assert_exact(coupled.per_trajectory(batch, *problem), expected)
     unpaid = batch.take(~batch.rewards.any(axis=1))
     assert not estimator.per_trajectory(unpaid, *problem).any()
     wrong = dataclasses.replace(unpaid, states=unpaid.states + 16)
     with pytest.raises(ValueError, match=r"states\[0, 0\]=16 is out of range"):
         estimator.per_trajectory(wrong, *problem)
+
+
+@pytest.mark.parametrize("change", [
+    {}, {"ratio": SelfNormalisedRatio()}, {"normaliser": PerToken()}, {"penalty": KLPenalty(np.zeros(64), 0.1)},
+    {"normaliser": PerLength()}, {"advantage": TotalReturn()}, {"advantage": TotalReturn(0.1)},
+])  # fmt: skip
+def test_trajectories_without_reward_count_where_others_depend_on_them(small_blocks, change):
+    """Most are paid nothing, in some blocks all; yet the batch may couple them, and penalties are rewards."""
+    problem, target = (LAKE, WALKER, np.sin(np.arange(64))), np.sin(np.arange(64)) + 0.1 * np.cos(np.arange(64))
+    estimator = Estimator(**({"advantage": RewardToGo()} | change))
+    batch = sample(*problem, 100, rng=0)
+    assert 0 < batch.rewards.any(axis=1).sum() < 12, "fewer than blocks"
+    w, score = 100 * estimator.weights(written_out(batch), LAKE, WALKER, target), WALKER.score(target)
+    expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
+    for given in (sample(*problem, 100, rng=0), written_out(batch)):
+        assert_exact(estimator.per_trajectory(given, LAKE, WALKER, target), expected, scale=np.abs(expected).max())
 
 
 # --- streams

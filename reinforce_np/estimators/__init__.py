@@ -1,4 +1,15 @@
-"""Policy-gradient estimators: choices of the weight on the score."""
+"""Policy-gradient estimators: choices of the weight on the score.
+
+estimator      the one formula, with its four slots
+advantages     what an action is credited with; so are `baselines` and `groups`
+ratios         importance corrections
+penalties      KL penalties and entropy bonuses
+normalisers    what the weights are divided by
+algorithms     estimators with a name, as fillings of the slots
+batch          what the slots look at
+returns        the two sums every advantage starts from
+packed, each   short cuts for reward-to-go: the gradient of a sampled batch, and that of each trajectory
+"""
 
 from reinforce_np.estimators import algorithms
 from reinforce_np.estimators.advantages import GAE, NStep, RewardToGo, TotalReturn

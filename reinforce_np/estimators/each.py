@@ -10,15 +10,15 @@ import numpy as np
 
 from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
 from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
-from reinforce_np.estimators.packed import applies, discounts, divisor
+from reinforce_np.estimators.packed import applies, discounts, divisor, of_pairs
 from reinforce_np.estimators.ratios import OnPolicy
 from reinforce_np.policies.softmax import LINE
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
 CELLS = 2**18  # (trajectory, state, action) weights held at once
-MOVED = 0.25  # steps that take as long as to move a weight elsewhere
-FIRST = 256  # trajectories looked at for a guess
+MOVED = 0.25  # steps that take as long as to move a weight elsewhere, as measured (more of them, for arrays)
 STEPS = 2**17  # (trajectory, step) weights held at once
+FEWEST = 64  # trajectories of very many steps: with fewer, what each step costs by itself is most of the time
 
 
 def paid_part(estimator, trajectories):
@@ -34,11 +34,9 @@ def paid_part(estimator, trajectories):
     packed = vars(trajectories).get("packed")
     if packed is not None and packed.meaning.paid is None:
         return None
-    paid = None
-    for some in (slice(FIRST), slice(None)):  # where most are paid, it is seen soon
-        paid = packed.paid() if packed is not None else trajectories.rewards[some].any(axis=1)
-        if np.count_nonzero(paid) * 2 >= len(paid):
-            return None
+    paid = trajectories.rewards.any(axis=1) if packed is None else packed.paid()
+    if np.count_nonzero(paid) * 2 >= len(paid):
+        return None
     if packed is None:
         return paid, trajectories.take(paid)
     narrow = {name: getattr(trajectories, name)[paid] for name in FIELDS if name not in WIDE}
@@ -46,7 +44,7 @@ def paid_part(estimator, trajectories):
 
 
 def gradients_of_each(estimator, trajectories, mdp, policy, theta):
-    """Return N Σₜ w[n,t] ∇log π(a|s) of each trajectory, (N, D); None where their weights are not those of `applies`.
+    """Return N Σₜ w[n,t] ∇log π(a|s) of each trajectory, (N, D); None where it has to be done otherwise.
 
     Parameters
     ----------
@@ -60,7 +58,8 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
     Returns
     -------
     array (N, D) or None
-        None also where something leaves float64, so that whoever asked refuses it by name.
+        None where `applies` says no, without steps, for continuous actions, and where something leaves float64, so
+        that whoever asked refuses it by name.
     """
     n, n_steps, S, A = len(trajectories), trajectories.n_steps, mdp.n_states, mdp.n_actions
     if not n_steps or not applies(estimator, mdp, n_steps) or getattr(policy, "is_density", False):
@@ -83,7 +82,7 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
             gradients = policy.contract(theta, weights, probabilities=pi, out=room)
             if not np.isfinite(gradients.sum()):
                 return None
-            if room is None or not np.may_share_memory(gradients, room):
+            if gradients is not room:
                 result[index] = gradients
     return result
 
@@ -114,17 +113,17 @@ def added_up(cell, weights, n_rows, n_pairs):
 
 
 def row_width(n_pairs):
-    """Return how many weights to hold for a trajectory: those of its pairs, of pair S·A, and some that are not used.
+    """Return how many weights to hold for a trajectory: those of its pairs, and of pair S·A.
 
-    An odd number of lines of the cache: with a power of two, the weights of a
-    pair in all trajectories would compete for the same few lines.
+    An odd number: with a power of two, the weights of a pair in all
+    trajectories would compete for the same few lines of the cache.
     """
-    return LINE * (n_pairs // LINE + 1 | 1)
+    return n_pairs + 1 | 1
 
 
 def rows_at_once(n_pairs, n_steps):
     """Return how many trajectories of so many steps to look at together."""
-    return max(1, min(CELLS // row_width(n_pairs), STEPS // max(n_steps, 1)))
+    return max(1, min(CELLS // row_width(n_pairs), max(STEPS // max(n_steps, 1), FEWEST)))
 
 
 def parts(trajectories, n_states, n_actions):
@@ -173,7 +172,6 @@ def _of_each_pair(baseline, n_states, n_actions):
     """Return the function that looks up b(s) at pairs (T, N), zero after the end; None where it is zero everywhere."""
     if not baseline.any():
         return None
-    b = np.broadcast_to(baseline, (len(baseline) if baseline.ndim == 2 else 1, n_states)).repeat(n_actions, axis=1)
-    b = np.pad(b, ((0, 0), (0, 1)))
+    b = of_pairs(baseline, n_states, n_actions)
     first = np.arange(len(b))[:, None] * b.shape[1]  # of each step, where there are baselines by time
     return lambda pair: b.take(pair if len(b) == 1 else pair + first[: len(pair)])

@@ -142,6 +142,8 @@ class Estimator:
     def per_trajectory(self, trajectories, mdp, policy, theta):
         """Return N·Σₜ w[n,t] ∇log π(a|s) of each trajectory, shape (N, D); their mean is the gradient.
 
+        Reward-to-go is done part by part (`each`).
+
         Parameters
         ----------
         trajectories, mdp, policy, theta

@@ -60,33 +60,15 @@ def backwards(block, meaning):
         yield i, *meaning.paths(slots), to_go
 
 
-def credits(block, meaning, estimator, gamma):
-    """Yield draw i, step j of it, credit G_t − b(s_t), the place of the path, and G_t, from the last step to the first.
-
-    Each array has an entry for every trajectory that took part in the draw;
-    credits are zero for those that had finished. Arrays are used again for the next step.
-    """
-    baseline, at_once, rewards = estimator.advantage.baseline, meaning.at_once, np.empty(block.n)
-    any_baseline, by_time = baseline.any(), baseline.ndim == 2
-    b = _of_each_pair(baseline, meaning) if any_baseline and not by_time else None
-    for i, paths, place, to_go in backwards(block, meaning):
-        for j in reversed(range(steps_of_draw(block, meaning, i))):
-            to_go *= gamma
-            to_go += meaning.reward[j].take(paths, out=rewards[: len(paths)], mode="clip")
-            if any_baseline and by_time:  # it may end with the longest episode, before the last draw does
-                b = _of_each_pair(baseline[min(i * at_once + j, len(baseline) - 1)], meaning)
-            yield i, j, to_go if b is None else to_go - b[j].take(place), place, to_go
-
-
 def steps_of_draw(block, meaning, i):
     """Return how many steps of draw i count: all, but for the last at the horizon."""
     return min(meaning.at_once, block.n_steps - i * meaning.at_once)
 
 
-def _of_each_pair(baseline, meaning):
-    """Return b(s) wherever a pair (s,a) is looked up, and zero for finished trajectories."""
-    of_pairs = np.broadcast_to(baseline, meaning.n_states).repeat(meaning.n_actions)
-    return np.append(of_pairs, 0.0).take(meaning.pair)
+def of_pairs(baseline, n_states, n_actions):
+    """Return b(s) for each pair s·A + a, and zero for pair S·A, of every step or of all at once, (T or 1, S·A + 1)."""
+    n_rows = len(baseline) if baseline.ndim == 2 else 1
+    return np.pad(np.broadcast_to(baseline, (n_rows, n_states)).repeat(n_actions, axis=1), ((0, 0), (0, 1)))
 
 
 def discounts(estimator, gamma, n_steps):
@@ -110,7 +92,10 @@ def pair_weights(block, meaning, estimator, gamma):
 
     Returns
     -------
-    array (S, A), float
+    weights : array (S, A)
+        w(s,a).
+    returned : float
+        Σₙ Σₜ γᵗ rₜ.
     """
     baseline, way = estimator.advantage.baseline, weights_by_steps
     from_start = estimator.discounted_score or gamma == 1.0  # what is to go then counts the same at every step
@@ -130,13 +115,22 @@ def pair_weights(block, meaning, estimator, gamma):
 
 def weights_by_steps(block, meaning, estimator, gamma):
     """Return the weights of pairs, (S·A + 1,), the last one of what finished trajectories drew, and the sum of returns."""
-    discount = discounts(estimator, gamma, block.n_steps)
+    baseline, k, discount = estimator.advantage.baseline, meaning.at_once, discounts(estimator, gamma, block.n_steps)
     few = meaning.pair.size <= FEW_PLACES  # each place has weights of its own then, and pairs are looked up at the end
-    weights, returned = np.zeros(meaning.pair.shape if few else meaning.n_pairs + 1), 0.0
-    for i, j, credit, place, to_go in credits(block, meaning, estimator, gamma):
-        total, index = (weights[j], place) if few else (weights, meaning.pair[j].take(place))
-        add_up(total, index, discount[i * meaning.at_once + j], credit)
-        returned = to_go.sum() if i == j == 0 else 0.0
+    weights, found, returned = np.zeros(meaning.pair.shape if few else meaning.n_pairs + 1), np.empty(block.n), 0.0
+    b = of_pairs(baseline, meaning.n_states, meaning.n_actions) if baseline.any() else None
+    of_place = b[0].take(meaning.pair) if b is not None and len(b) == 1 else None
+    for i, paths, place, to_go in backwards(block, meaning):
+        for j in reversed(range(steps_of_draw(block, meaning, i))):
+            t, credit = i * k + j, to_go
+            to_go *= gamma
+            to_go += meaning.reward[j].take(paths, out=found[: len(paths)], mode="clip")
+            if b is not None:  # by time, it may end with the longest episode, before the last draw does
+                now = b[min(t, len(b) - 1)].take(meaning.pair[j]) if of_place is None else of_place[j]
+                credit = to_go - now.take(place)
+            total, index = (weights[j], place) if few else (weights, meaning.pair[j].take(place))
+            add_up(total, index, discount[t], credit)
+        returned = to_go.sum() if i == 0 else 0.0
     return meaning.of_pairs(weights) if few else weights, returned
 
 
@@ -148,25 +142,28 @@ def weights_by_paths(block, meaning, estimator, gamma):
         γ^{t+j} (G_{t+j} − b(s_j)) = γ^{t+k} G_{t+k} + γᵗ (Σ_{i>=j} γⁱ r_i(p) − γʲ b(s_j)),
 
     so that all that is needed are Σ γ^{t+k} G_{t+k} and N(p) = Σ γᵗ over the times t that p was drawn. Where only ends
-    pay, one of the two terms is zero, and Σ γᵗ G_t is all that is needed. Draws cut short by the horizon are apart.
+    pay, one of the two terms is zero, and Σ γᵗ G_t is all that is needed. A draw that the horizon cuts short has an
+    N and rewards of its own; nothing is to go after it, and whoever it paid had finished before it was cut.
     """
     k, baseline, shape = meaning.at_once, estimator.advantage.baseline, meaning.pair.shape
     only_ends, pays = only_ends_pay(meaning, baseline), rewards_of_paths(block, meaning, gamma)
-    G, N, found, returned = np.zeros((2, shape[1])), np.zeros((2, shape[1])), np.empty(block.n), 0.0
+    G, N, found, returned = np.zeros(shape[1]), np.zeros((2, shape[1])), np.empty(block.n), 0.0
     for i, paths, place, to_go in backwards(block, meaning):  # times γᵗ
         short = int(steps_of_draw(block, meaning, i) < k)
         if not only_ends:
-            add_up(G[short], place, 1.0, to_go)
+            add_up(G, place, 1.0, to_go)
             add_up(N[short], place, gamma ** (i * k))
         now = pays[short][0].take(paths, out=found[: len(paths)], mode="clip")
         now *= gamma ** (i * k)
         to_go += now
         if only_ends:
-            add_up(G[short], place, 1.0, to_go)
+            add_up(G, place, 1.0, to_go)
         returned = to_go.sum() if i == 0 else 0.0
-    weights = of_steps(G, block, k)
+    weights = np.tile(G, (k, 1))
     if not only_ends:
-        b = (gamma ** np.arange(k))[:, None] * _of_each_pair(baseline, meaning)
+        b = (gamma ** np.arange(k))[:, None] * of_pairs(baseline, meaning.n_states, meaning.n_actions)[0].take(
+            meaning.pair
+        )
         for short, later in enumerate(pays):
             weights[: len(later)] += (later - b[: len(later)]) * N[short]
     return meaning.of_pairs(weights), returned
@@ -177,14 +174,13 @@ def weights_of_paid(block, meaning, estimator, gamma):
 
     Then γᵗ G_t is the same at all steps of a trajectory: its return.
     """
-    k, n_places = meaning.at_once, meaning.pair.shape[1]
-    pays, discount = rewards_of_paths(block, meaning, gamma), gamma ** (k * np.arange(len(block.slots)))
+    discount = gamma ** (meaning.at_once * np.arange(len(block.slots)))
     paths, places = meaning.paths(block.slots_of(np.flatnonzero(block.paid(meaning)), meaning.first_finished))
-    parts = slice(block.n_steps // k), slice(block.n_steps // k, None)  # whole draws, and one that is cut short
-    G = sum(discount[part] @ later[0].take(paths[part]) for part, later in zip(parts, pays, strict=True) if len(later))
-    each = np.broadcast_to(G, places.shape)
-    sums = [np.bincount(places[part].ravel(), weights=each[part].ravel(), minlength=n_places) for part in parts]
-    return meaning.of_pairs(of_steps(sums, block, k)), G.sum()
+    G = discount @ rewards_of_paths(block, meaning, gamma)[0][0].take(paths)
+    sums = np.bincount(
+        places.ravel(), weights=np.broadcast_to(G, places.shape).ravel(), minlength=meaning.pair.shape[1]
+    )
+    return meaning.of_pairs(np.broadcast_to(sums, meaning.pair.shape)), G.sum()
 
 
 def rewards_of_paths(block, meaning, gamma):
@@ -193,11 +189,6 @@ def rewards_of_paths(block, meaning, gamma):
     return [
         np.cumsum(rewards[:steps][::-1], axis=0)[::-1] for steps in (meaning.at_once, block.n_steps % meaning.at_once)
     ]
-
-
-def of_steps(sums, block, k):
-    """Return for each step (k, places) what was added up over whole draws, and over those cut short, (2, places)."""
-    return np.where(np.arange(k)[:, None] < block.n_steps % k, sums[0] + sums[1], sums[0])
 
 
 def only_ends_pay(meaning, baseline):

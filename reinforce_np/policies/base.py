@@ -18,10 +18,11 @@ LARGEST_MATRIX = 2**14  # parameters of a dense (D, D) matrix: 2 GiB
 
 
 def stored(values, out):
-    """Return `values`, or `out` with the values written to it."""
+    """Return `values`, or `out` with the values in it."""
     if out is None:
         return values
-    out[...] = values
+    if not np.may_share_memory(values, out):
+        out[...] = values
     return out
 
 
@@ -250,11 +251,12 @@ class SoftmaxPolicy:
             masked = logits.real == -np.inf
             weights = np.where(masked, 0.0, weights) if masked.any() else weights
             probabilities = softmax.softmax(logits, self.temperature)
-        room = out.reshape(weights.shape) if out is not None and self.has_one_logit_per_parameter else None
+        in_place = out is not None and self.has_one_logit_per_parameter
+        room = out.reshape(*out.shape[:-1], self.n_states, self.n_actions) if in_place else None
         pulled = self.pull_back(softmax.contract_logit_score(probabilities, weights, room))
         if self.temperature != 1.0:
             pulled /= self.temperature
-        return pulled if out is None or room is not None else stored(pulled, out)
+        return stored(pulled, out)
 
     def hessian_contract(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇²_θ log π_θ(a|s), shape (D, D).

@@ -130,18 +130,9 @@ def logit_score_of_states(probabilities):
     """
     S, A = probabilities.shape
     n = max(n for n in range(1, max(LINE // A, 1) + 1) if S % n == 0)
-    blocks = within_states(n, A) * -probabilities.reshape(S // n, 1, n * A)
-    diagonal = np.arange(n * A)
-    blocks[:, diagonal, diagonal] = sum_of_others(probabilities).reshape(S // n, n * A)
-    return blocks
-
-
-@lru_cache(maxsize=8)
-def within_states(n_states, n_actions):
-    """Return the matrix of (s, a) and (s', b) that is one where s = s', else zero."""
-    matrix = np.kron(np.eye(n_states), np.ones((n_actions, n_actions)))
-    matrix.setflags(write=False)
-    return matrix
+    blocks, s = np.zeros((S // n, n, A, n, A), dtype=probabilities.dtype), np.arange(n)
+    blocks[:, s, :, s, :] = logit_score(probabilities).reshape(S // n, n, A, A).swapaxes(0, 1)
+    return blocks.reshape(S // n, n * A, n * A)
 
 
 def logit_covariance(probabilities):

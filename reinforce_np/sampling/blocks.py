@@ -99,7 +99,7 @@ class Paths:
         """Return which trajectories ended with a reward, (n,)."""
         return self.final >= meaning.paid << meaning.row_shift
 
-    def rows(self, nothing):
+    def slots_of_all(self, nothing):
         """Return the slots of all trajectories (n,) in each draw, and `nothing` where they did not draw."""
         rows = []
         for _, slots, lanes in self.draws():
@@ -247,12 +247,12 @@ class Packed:
 
         It returns their pairs s·A + a, S·A after the end, and their rewards, each (T, trajectories).
         """
-        meaning, rows = self.meaning, block.rows(self.meaning.first_finished)
+        meaning, slots_of = self.meaning, block.slots_of_all(self.meaning.first_finished)
         pair = meaning.pair.astype(np.intp)  # what indices have to be in the end
 
         def read(index, n_steps):
-            draws = rows[: -(-n_steps // meaning.at_once)]
-            slots = np.concatenate([row[index] for row in draws], dtype=np.intp)
+            draws = slots_of[: -(-n_steps // meaning.at_once)]
+            slots = np.concatenate([draw[index] for draw in draws], dtype=np.intp)
             paths, places = meaning.paths(slots.reshape(len(draws), -1))
             return tuple(
                 _in_turn([of_step.take(index) for of_step in table])[:n_steps]
