@@ -2,6 +2,7 @@
 
 import decimal
 import itertools
+import tracemalloc
 
 import numpy as np
 import problems
@@ -788,3 +789,16 @@ def test_complaints_about_some_states_name_them_as_in_the_whole():
         LinearSoftmax(features).log_probabilities([1e10], np.array([0, 4]))
     with pytest.raises(ValueError, match=r"logits\[4\] are all -inf"):
         TabularSoftmax(6, 2).log_probabilities(np.repeat([0.0] * 4 + [-np.inf, 0.0], 2), np.array([1, 4]))
+
+
+@pytest.mark.parametrize("n_actions", [softmax.SQUARE, softmax.SQUARE + 1, 3000])
+def test_rows_of_weights_are_contracted_alike_however_many_actions(n_actions):
+    """Without a table of all pairs of actions where it would be larger than the weights."""
+    policy, weights = TabularSoftmax(2, n_actions), np.cos(np.arange(40.0 * 2 * n_actions)).reshape(40, 2, n_actions)
+    theta = np.sin(np.arange(policy.n_parameters))
+    tracemalloc.start()
+    found = policy.contract(theta, weights)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= 10 * weights.nbytes
+    assert_exact(found, [policy.contract(theta, row) for row in weights])

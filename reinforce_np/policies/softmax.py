@@ -13,6 +13,7 @@ from functools import lru_cache, reduce
 import numpy as np
 
 MANY = 32  # rows of weights from which a product of matrices is quicker than a loop over actions
+SQUARE = 128  # actions up to which it is
 LINE = 8  # numbers of a line of the cache
 FEW = 16  # actions up to which a loop over them is quicker than a running sum along them
 SMALL = 2**12  # numbers up to which one product is quicker still
@@ -114,7 +115,8 @@ def contract_logit_score(probabilities, weights, out=None):
     Written as w(b)·Σ_{a≠b} π(a) − π(b)·Σ_{a≠b} w(a), which keeps its digits.
     """
     pi = probabilities
-    if pi.ndim == 2 and weights.ndim == 3 and len(weights) >= MANY:  # the same sums, as one product for a few states
+    as_products = pi.ndim == 2 and weights.ndim == 3 and len(weights) >= MANY and pi.shape[1] <= SQUARE
+    if as_products:  # the same sums, a few states at a time
         out = np.empty(weights.shape, dtype=np.result_type(weights, pi)) if out is None else out
         blocks = logit_score_of_states(pi)
         rows, pulled = (x.reshape(len(x), len(blocks), -1).swapaxes(0, 1) for x in (weights, out))
