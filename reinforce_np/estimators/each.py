@@ -67,8 +67,8 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
     discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
     step = 1.0 if estimator.discounted_score else mdp.gamma  # γᵗ is in the rewards already
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
-    masked = np.isneginf(policy.log_probabilities(theta)).any()
-    pi = None if masked else policy.probabilities(theta)  # else they would be computed for each part anew
+    pi = policy.probabilities(theta)  # else they would be computed for each part anew
+    pi = pi if pi.all() else None  # unless actions are masked, of which weights have to be left out
     result = whole_lines(n, policy.n_parameters)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, pair, w in parts(trajectories, S, A):
@@ -121,9 +121,12 @@ def row_width(n_pairs):
     return n_pairs + 1 | 1
 
 
-def rows_at_once(n_pairs, n_steps):
-    """Return how many trajectories of so many steps to look at together."""
-    return max(1, min(CELLS // row_width(n_pairs), max(STEPS // max(n_steps, 1), FEWEST)))
+def rows_at_once(n_pairs, n_steps, n):
+    """Return how many of n trajectories of so many steps to look at together; no more than a quarter, if they are many.
+
+    What is held for them would be larger than what is returned, and new memory takes longer than what is done with it.
+    """
+    return max(1, min(CELLS // row_width(n_pairs), max(min(STEPS // max(n_steps, 1), n // 4), FEWEST)))
 
 
 def parts(trajectories, n_states, n_actions):
@@ -141,7 +144,7 @@ def parts(trajectories, n_states, n_actions):
         i = 0
         while i < n:
             n_steps = int(lengths.max() if order is None else lengths[order[i]])
-            more = rows_at_once(n_states * n_actions, n_steps)
+            more = rows_at_once(n_states * n_actions, n_steps, n)
             index = slice(i, min(i + more, n)) if order is None else order[i : i + more]
             pair, rewards = read(index, n_steps)
             here = slice(first + i, first + i + pair.shape[1]) if isinstance(index, slice) else first + index
