@@ -125,6 +125,18 @@ def test_trajectories_may_be_looked_at_in_any_order_and_number(at_once, monkeypa
             assert_exact(estimator.per_trajectory(given, *problem), expected, scale=np.abs(expected).max())
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int64])
+def test_lengths_may_be_any_whole_numbers(monkeypatch, dtype):
+    """Of which the negative of the unsigned ones is large; and there are trajectories without a step."""
+    monkeypatch.setattr(each, "MOVED", 0.0)
+    batch, estimator = written_out(sample(*PROBLEM, 50, rng=0)), Estimator(RewardToGo(0.1))
+    given = dataclasses.replace(batch, lengths=np.where(np.arange(50) % 5, batch.lengths, 0).astype(dtype))
+    expected = np.einsum(
+        "nt,ntp->np", 50 * estimator.weights(given, *PROBLEM), POLICY.score(THETA)[given.states, given.actions]
+    )
+    assert_exact(estimator.per_trajectory(given, *PROBLEM), expected, scale=np.abs(expected).max())
+
+
 def test_masked_actions_of_a_record_have_no_score():
     """As of a behaviour policy that may do more."""
     policy = TabularSoftmax(3, 3, mask=np.array([[True, True, False], [True, True, True], [False, True, True]]))

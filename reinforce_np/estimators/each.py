@@ -140,7 +140,7 @@ def parts(trajectories, n_states, n_actions):
     for n, read in readers:
         lengths = trajectories.lengths[first : first + n]
         saved = lengths.max() - lengths.mean() if n else 0  # steps of each, by looking at the long ones together
-        order = np.argsort(-lengths, kind="stable") if saved > MOVED * n_states * n_actions else None
+        order = np.argsort(lengths, kind="stable")[::-1] if saved > MOVED * n_states * n_actions else None
         i = 0
         while i < n:
             n_steps = int(lengths.max() if order is None else lengths[order[i]])
