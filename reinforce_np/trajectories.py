@@ -127,7 +127,7 @@ class Trajectories:
                 raise ValueError(
                     f"{arguments.at(name, index)}={visited[index]} is out of range; it must be in [0, {limit - 1}]"
                 )
-        if self.lengths.min(initial=self.n_steps) == self.n_steps:
+        if not len(self) or self.lengths.min() == self.n_steps:
             return self
         padding = ~self.mask
         if not np.any(padding & ((self.states != PADDING) | (self.actions != PADDING))):

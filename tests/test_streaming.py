@@ -30,6 +30,7 @@ from reinforce_np import (
     SelfNormalisedRatio,
     TabularSoftmax,
     TotalReturn,
+    Trajectories,
     TrajectoryRatio,
     algorithms,
     examples,
@@ -131,10 +132,12 @@ def test_lengths_may_be_any_whole_numbers(monkeypatch, dtype):
     monkeypatch.setattr(each, "MOVED", 0.0)
     batch, estimator = written_out(sample(*PROBLEM, 50, rng=0)), Estimator(RewardToGo(0.1))
     given = dataclasses.replace(batch, lengths=np.where(np.arange(50) % 5, batch.lengths, 0).astype(dtype))
+    wide = {name: np.pad(getattr(given, name), ((0, 0), (0, 300))) for name in WIDE}  # more steps than 8 bits can count
     expected = np.einsum(
         "nt,ntp->np", 50 * estimator.weights(given, *PROBLEM), POLICY.score(THETA)[given.states, given.actions]
     )
-    assert_exact(estimator.per_trajectory(given, *PROBLEM), expected, scale=np.abs(expected).max())
+    for record in (given, dataclasses.replace(given, **wide)):
+        assert_exact(estimator.per_trajectory(record, *PROBLEM), expected, scale=np.abs(expected).max())
 
 
 def test_masked_actions_of_a_record_have_no_score():
@@ -153,12 +156,30 @@ def test_masked_actions_of_a_record_have_no_score():
 
 def test_a_policy_may_contract_as_it_likes():
     class Twice(TabularSoftmax):
-        def contract(self, theta, weights, **options):
-            return 2 * super().contract(theta, weights, **options)
+        def contract(self, theta, weights):
+            return 2 * super().contract(theta, weights)
+
+    class Backwards(TabularSoftmax):
+        def pull_back(self, weights):
+            return super().pull_back(weights)[..., ::-1]
 
     batch, estimator = sample(REFEREE, POLICY, THETA, 50, rng=0), Estimator(RewardToGo())
-    twice = estimator.per_trajectory(batch, REFEREE, Twice(3, 3), THETA)
-    assert np.array_equal(twice, 2 * estimator.per_trajectory(batch, REFEREE, POLICY, THETA))
+    each_of = [
+        estimator.per_trajectory(batch, REFEREE, policy, THETA) for policy in (POLICY, Twice(3, 3), Backwards(3, 3))
+    ]
+    assert_exact(each_of[1], 2 * each_of[0])
+    assert_exact(each_of[2], each_of[0][:, ::-1])
+
+
+def test_a_large_reward_late_is_discounted_step_by_step():
+    """γᵗ alone would be zero by then."""
+    one, T = np.ones((1, 331), dtype=int), 331
+    late = Trajectories(one * (np.arange(T) > 0), one, 1e150 * (np.arange(T) == T - 1.0)[None], [np.uint16(T)],
+                        one[0, :1] > 0, one[0, :1] < 0, one[0, :1], -one / 2, one[0, :1])  # fmt: skip
+    mdp = FiniteMDP(np.ones((2, 2, 1)), np.ones((2, 2, 1), dtype=int), np.ones((2, 2, 1)), np.zeros((2, 2, 1), dtype=bool),
+                    initial=[1.0, 0.0], gamma=0.1, horizon=T)  # fmt: skip
+    found = Estimator(RewardToGo()).per_trajectory(late, mdp, TabularSoftmax(2, 2), np.zeros(4))
+    np.testing.assert_allclose(found[0, :2], [-0.5e-180, 0.5e-180], rtol=1e-12)
 
 
 def test_a_baseline_by_time_may_end_with_the_longest_episode(at_once):

@@ -12,13 +12,14 @@ from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
 from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
 from reinforce_np.estimators.packed import applies, discounts, divisor, of_pairs
 from reinforce_np.estimators.ratios import OnPolicy
+from reinforce_np.policies.base import SoftmaxPolicy
 from reinforce_np.policies.softmax import LINE
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
 CELLS = 2**18  # (trajectory, state, action) weights held at once
 MOVED = 0.25  # steps that take as long as to move a weight elsewhere, as measured (more of them, for arrays)
 STEPS = 2**17  # (trajectory, step) weights held at once
-FEWEST = 64  # trajectories of very many steps: with fewer, what each step costs by itself is most of the time
+FEWEST = 256  # trajectories of very many steps: with fewer, what each step costs by itself is most of the time
 
 
 def paid_part(estimator, trajectories):
@@ -65,21 +66,22 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
     if not n_steps or not applies(estimator, mdp, n_steps) or getattr(policy, "is_density", False):
         return None
     discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
-    step = 1.0 if estimator.discounted_score else mdp.gamma  # γᵗ is in the rewards already
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
+    as_ours = type(policy).contract is SoftmaxPolicy.contract
     pi = policy.probabilities(theta)  # else they would be computed for each part anew
     pi = pi if pi.all() else None  # unless actions are masked, of which weights have to be left out
     result = whole_lines(n, policy.n_parameters)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, pair, w in parts(trajectories, S, A):
-            w *= discount[: len(w)]
-            to_go(w, step)
+            to_go(w, mdp.gamma)
             if baseline is not None:
-                w -= discount[: len(w)] * baseline(pair)
+                w -= baseline(pair)
+            w *= discount[: len(w)]
             n_rows, room = pair.shape[1], result[index] if isinstance(index, slice) else None
             pair += np.arange(n_rows) * row_width(S * A)
             weights = added_up(pair, w, n_rows, S * A).reshape(n_rows, S, A)
-            gradients = policy.contract(theta, weights, probabilities=pi, out=room)
+            options = {"probabilities": pi, "out": room} if as_ours else {}
+            gradients = policy.contract(theta, weights, **options)
             if not np.isfinite(gradients.sum()):
                 return None
             if gradients is not room:
@@ -96,9 +98,9 @@ def whole_lines(n, m):
 
 def to_go(x, gamma):
     """Replace x (T, N) by its sums from each step on, x_t + γ x_{t+1} + γ² x_{t+2} + ..."""
-    rows = list(x)
+    rows, later = list(x), np.empty(x.shape[1:])
     for now, after in zip(rows[-2::-1], rows[:0:-1], strict=True):
-        now += after if gamma == 1.0 else gamma * after
+        now += after if gamma == 1.0 else np.multiply(after, gamma, out=later)
 
 
 def added_up(cell, weights, n_rows, n_pairs):
@@ -163,7 +165,7 @@ def _of_arrays(trajectories, n_states, n_actions):
         pair = np.multiply(states[:n_steps, index], n_actions, dtype=np.intp, order="C", casting="unsafe")
         np.add(pair, actions[:n_steps, index], out=pair, casting="unsafe")  # they are in range
         paid = np.array(rewards[:n_steps, index], dtype=np.float64, order="C")
-        if lengths[index].min(initial=n_steps) < n_steps:
+        if lengths[index].min() < n_steps:
             over = np.arange(n_steps)[:, None] >= lengths[index]
             pair[over], paid[over] = n_states * n_actions, 0.0
         return pair, paid

@@ -21,7 +21,7 @@ def stored(values, out):
     """Return `values`, or `out` with the values in it."""
     if out is None:
         return values
-    if not np.may_share_memory(values, out):
+    if values.shape != out.shape or values.strides != out.strides or values.ctypes.data != out.ctypes.data:
         out[...] = values
     return out
 
