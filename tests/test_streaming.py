@@ -140,6 +140,22 @@ def test_lengths_may_be_any_whole_numbers(monkeypatch, dtype):
         assert_exact(estimator.per_trajectory(record, *PROBLEM), expected, scale=np.abs(expected).max())
 
 
+@AT_ONCE
+@pytest.mark.parametrize("pays_before", [0.0, 1e-3])
+def test_a_large_reward_late_is_not_lost_in_a_block(at_once, k, pays_before):
+    """The weights of the first steps are 1e-180; γᵗ is zero where it is paid."""
+    at_once(k)
+    S = 331
+    state, last = np.arange(S)[:, None, None], np.arange(S)[:, None, None] == S - 1
+    mdp = FiniteMDP(np.ones((S, 1, 1)), np.minimum(state + 1, S - 1), np.where(last, 1e150, pays_before), last,
+                    initial=np.eye(S)[0], gamma=0.1, horizon=S)  # fmt: skip
+    policy, estimator = TabularSoftmax(S, 1), Estimator(RewardToGo())
+    batch = sample(mdp, policy, np.zeros(S), 3, rng=0)
+    expected = estimator.weights(written_out(batch), mdp, policy, np.zeros(S)).sum(axis=0)
+    assert expected[0] > 0.0
+    np.testing.assert_allclose(packed_weights(estimator, batch, mdp)[:, 0], expected, rtol=1e-12)
+
+
 def test_masked_actions_of_a_record_have_no_score():
     """As of a behaviour policy that may do more."""
     policy = TabularSoftmax(3, 3, mask=np.array([[True, True, False], [True, True, True], [False, True, True]]))

@@ -67,9 +67,8 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
         return None
     discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
-    as_ours = type(policy).contract is SoftmaxPolicy.contract
-    pi = policy.probabilities(theta)  # else they would be computed for each part anew
-    pi = pi if pi.all() else None  # unless actions are masked, of which weights have to be left out
+    pi = policy.probabilities(theta)
+    quick = type(policy).contract is SoftmaxPolicy.contract and pi.all()  # weights of masked actions are to be left out
     result = whole_lines(n, policy.n_parameters)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, pair, w in parts(trajectories, S, A):
@@ -77,14 +76,17 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
             if baseline is not None:
                 w -= baseline(pair)
             w *= discount[: len(w)]
-            n_rows, room = pair.shape[1], result[index] if isinstance(index, slice) else None
+            n_rows = pair.shape[1]
             pair += np.arange(n_rows) * row_width(S * A)
             weights = added_up(pair, w, n_rows, S * A).reshape(n_rows, S, A)
-            options = {"probabilities": pi, "out": room} if as_ours else {}
-            gradients = policy.contract(theta, weights, **options)
+            gradients = result[index]  # a view, where they are in order
+            if quick:
+                policy.contract_to(gradients, weights, pi)
+            else:
+                gradients = policy.contract(theta, weights)
             if not np.isfinite(gradients.sum()):
                 return None
-            if gradients is not room:
+            if not (quick and isinstance(index, slice)):
                 result[index] = gradients
     return result
 

@@ -14,6 +14,7 @@ from reinforce_np.estimators.normalisers import Constant, PerTrajectory
 from reinforce_np.estimators.ratios import OnPolicy
 
 FEW = 2**15  # (trajectory, draw) cells for which all draws are looked at together
+TINY = 1e-290
 FEW_PLACES = 2**15  # for which sums are quick
 
 
@@ -98,7 +99,10 @@ def pair_weights(block, meaning, estimator, gamma):
         Σₙ Σₜ γᵗ rₜ.
     """
     baseline, way = estimator.advantage.baseline, weights_by_steps
-    from_start = estimator.discounted_score or gamma == 1.0  # what is to go then counts the same at every step
+    kept = gamma**block.n_steps > TINY  # else γᵗ loses its digits before it meets a reward
+    from_start = (
+        estimator.discounted_score and kept
+    ) or gamma == 1.0  # what is to go then counts the same at every step
     if meaning.at_once > 1 and from_start and baseline.ndim < 2:
         way = weights_by_paths
     if only_ends_pay(meaning, baseline):  # for the others, nothing is to go

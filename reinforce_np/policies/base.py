@@ -17,15 +17,6 @@ from reinforce_np.policies import softmax
 LARGEST_MATRIX = 2**14  # parameters of a dense (D, D) matrix: 2 GiB
 
 
-def stored(values, out):
-    """Return `values`, or `out` with the values in it."""
-    if out is None:
-        return values
-    if values.shape != out.shape or values.strides != out.strides or values.ctypes.data != out.ctypes.data:
-        out[...] = values
-    return out
-
-
 class SoftmaxPolicy:
     """π_θ(a|s) = exp(z(s,a;θ)/τ) / Σ_b exp(z(s,b;θ)/τ), with logits linear in θ.
 
@@ -219,7 +210,7 @@ class SoftmaxPolicy:
         centred = slopes * softmax.sum_of_others(pi) - softmax.sum_of_others(pi * slopes)
         return np.moveaxis(np.where(logits.real == -np.inf, 0.0, centred), 0, -1) / self.temperature
 
-    def contract(self, theta, weights, *, probabilities=None, out=None):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
 
         Parameters
@@ -231,13 +222,10 @@ class SoftmaxPolicy:
             `theta`. Weights of masked actions count for nothing.
         probabilities : array (..., S, A), optional
             π_θ where it is at hand already; the weights of masked actions must then be zero.
-        out : array (..., D), optional
-            Where to write it, contiguous.
 
         Returns
         -------
         array (..., D)
-            `out`, if that was given.
         """
         logits = self.logits(theta) if probabilities is None else None
         weights = np.asarray(weights)
@@ -251,12 +239,17 @@ class SoftmaxPolicy:
             masked = logits.real == -np.inf
             weights = np.where(masked, 0.0, weights) if masked.any() else weights
             probabilities = softmax.softmax(logits, self.temperature)
-        in_place = out is not None and self.has_one_logit_per_parameter
-        room = out.reshape(*out.shape[:-1], self.n_states, self.n_actions) if in_place else None
+        pulled = self.pull_back(softmax.contract_logit_score(probabilities, weights))
+        return pulled if self.temperature == 1.0 else pulled / self.temperature
+
+    def contract_to(self, out, weights, probabilities):
+        """Write what `contract` returns for rows of weights (N, S, A) to `out` (N, D), contiguous, without a copy where that can be."""
+        room = out.reshape(weights.shape) if self.has_one_logit_per_parameter else None
         pulled = self.pull_back(softmax.contract_logit_score(probabilities, weights, room))
         if self.temperature != 1.0:
             pulled /= self.temperature
-        return stored(pulled, out)
+        if pulled.ctypes.data != out.ctypes.data or pulled.strides != out.strides:
+            out[...] = pulled
 
     def hessian_contract(self, theta, weights):
         """Σ_{s,a} w(s,a) ∇²_θ log π_θ(a|s), shape (D, D).

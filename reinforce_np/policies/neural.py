@@ -19,7 +19,7 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.policies import softmax
-from reinforce_np.policies.base import LARGEST_MATRIX, SoftmaxPolicy, stored
+from reinforce_np.policies.base import LARGEST_MATRIX, SoftmaxPolicy
 from reinforce_np.policies.observed import check_features, contract_rows, drawn
 
 SCORES = 2**22  # entries of the scores that are held at once
@@ -181,7 +181,7 @@ class VisitedNetwork(SoftmaxPolicy):
         """Return the policy over some of the observations."""
         return dataclasses.replace(self, features=self.features[steps])
 
-    def contract(self, theta, weights, *, probabilities=None, out=None):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D): one pass forwards, one pass back.
 
         Parameters
@@ -192,15 +192,12 @@ class VisitedNetwork(SoftmaxPolicy):
             Weight on each score; leading axes broadcast against those of `theta`.
         probabilities : array (..., S, A), optional
             π_θ where it is at hand already.
-        out : array (..., D), optional
-            Where to write it.
 
         Returns
         -------
         array (..., D)
         """
-        one_row = functools.partial(self._backwards, probabilities=probabilities)
-        return stored(contract_rows(self, one_row, theta, weights), out)
+        return contract_rows(self, functools.partial(self._backwards, probabilities=probabilities), theta, weights)
 
     def _backwards(self, theta, weights, probabilities=None):
         theta, weights = self.check_theta(theta), np.asarray(weights)

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from reinforce_np import arguments
-from reinforce_np.policies.base import SoftmaxPolicy, stored
+from reinforce_np.policies.base import SoftmaxPolicy
 
 FEW = 2**12  # (step, action) cells that are faster contracted at once for every row
 
@@ -159,7 +159,7 @@ class VisitedSoftmax(SoftmaxPolicy):
         """Return the policy over some of the observations."""
         return dataclasses.replace(self, features=self.features[steps])
 
-    def contract(self, theta, weights, *, probabilities=None, out=None):
+    def contract(self, theta, weights, *, probabilities=None):
         """Σ_{s,a} w(s,a) ∇_θ log π_θ(a|s), shape (..., D), without building the scores.
 
         Parameters
@@ -170,15 +170,12 @@ class VisitedSoftmax(SoftmaxPolicy):
             Weight on each score; leading axes broadcast against those of `theta`.
         probabilities : array (..., S, A), optional
             π_θ where it is at hand already.
-        out : array (..., D), optional
-            Where to write it.
 
         Returns
         -------
         array (..., D)
         """
-        one_row = functools.partial(super().contract, probabilities=probabilities)
-        return stored(contract_rows(self, one_row, theta, weights), out)
+        return contract_rows(self, functools.partial(super().contract, probabilities=probabilities), theta, weights)
 
     def linear_logits(self, theta, states=slice(None)):
         """z(s, a; θ) = Σ_f φ(s)_f θ[f·A + a] of some of the states, shape (..., S, A)."""
