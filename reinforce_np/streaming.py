@@ -36,7 +36,7 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.estimators.packed import applies, divisor, finite, pair_weights
 from reinforce_np.sampling.blocks import borrowed_arena, draw_block, trajectories
-from reinforce_np.sampling.draw import block_seeds, block_size, whole_groups
+from reinforce_np.sampling.draw import blocks_of, seed_sequence, whole_groups
 from reinforce_np.sampling.tables import sampling_tables
 
 JOBS = 8  # at least, where there are as many blocks
@@ -113,14 +113,15 @@ def stream_gradient(estimator, mdp, policy, theta, n, *, behaviour=None, group_s
     parallel.check_executor(executor)
     n = arguments.integer("n", n, low=1, remedy="an estimate needs at least one trajectory")
     n, group_size = whole_groups(n, group_size)
-    seeds = block_seeds(n, mdp, group_size, rng)
+    seed = seed_sequence(rng)
     walk, meaning = sampling_tables(mdp, policy, theta, behaviour, n)
+    size, seeds = blocks_of(n, walk, group_size, seed)
     fast = is_fast(estimator, mdp)
     of_blocks: Any = weights_of_blocks if fast else gradients_of_blocks
     problem = (mdp.gamma,) if fast else (mdp, policy, policy.real_theta(theta))  # no more than what is used: it is sent
     common = parallel.Parcel((walk, meaning, group_size, estimator, *problem))
-    size = min(BLOCKS_OF_JOB, n // block_size(mdp.horizon, group_size) // JOBS + 1)
-    jobs = ((of_blocks, some, common) for some in iter(lambda: list(itertools.islice(seeds, size)), []))
+    blocks_of_job = min(BLOCKS_OF_JOB, n // size // JOBS + 1)
+    jobs = ((of_blocks, some, common) for some in iter(lambda: list(itertools.islice(seeds, blocks_of_job)), []))
     total, returned, n_transitions = sums(parallel.in_order(sums_of_job, jobs, executor, IN_FLIGHT))
     gradient = policy.contract(theta, finite(total) / divisor(estimator, n)) if fast else finite(total) / n
     return StreamedGradient(gradient, float(returned / n), n, n_transitions)

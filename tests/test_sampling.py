@@ -633,12 +633,72 @@ def test_a_target_that_never_ends_may_be_sampled_by_a_behaviour_that_does():
     (1, 1, 2**15), (0, 1, 2**15), (100, 1, 2**15), (200, 1, 2**22 // 200), (10**7, 1, 1), (10**7, 3, 3), (1, 1000, 32000), (1, 10**6, 10**6),
 ])  # fmt: skip
 def test_block_sizes_are_whole_groups_in_bounded_memory(horizon, group_size, size):
-    assert drawing.block_size(horizon, group_size) == size
+    walk, _ = tables.sampling_tables(REFEREE.replace(horizon=horizon), POLICY, THETA)
+    assert drawing.block_size(10**9, walk, group_size, drawing.seed_sequence(0)) == size
 
 
-def test_block_size_without_horizon(monkeypatch):
-    monkeypatch.setattr(drawing, "BLOCK_WITHOUT_HORIZON", 100)
-    assert [drawing.block_size(None, g) for g in (1, 30, 100, 101)] == [100, 90, 100, 101]
+def ending(probability):
+    """A state that is left for good with this probability at each step."""
+    stays, ends = [[[1 - probability, probability]]], [[[False, True]]]
+    return FiniteMDP(stays, [[[0, 0]]], [[[0.0, 1.0]]], ends, initial=[1.0], gamma=1.0, horizon=None)
+
+
+@pytest.mark.parametrize(("longest", "n", "group_size", "size"), [
+    (100, 4097, 1, 2**14), (200, 4097, 1, 2**22 // 400), (200, 4096, 1, 4096), (200, 3, 1, 4096), (2**10, 10**6, 1, 4096),
+    (1, 10**6, 1, 2**14), (200, 10**6, 1000, 10000), (200, 10**6, 20000, 20000), (200, 20, 1000, 4000),
+])  # fmt: skip
+def test_block_sizes_without_horizon_go_by_the_longest_of_a_few_episodes(monkeypatch, longest, n, group_size, size):
+    walk, _ = tables.sampling_tables(REFEREE.replace(horizon=None), POLICY, THETA)
+    monkeypatch.setattr(drawing, "longest_of_pilot", lambda *_: longest)
+    assert drawing.block_size(n, walk, group_size, drawing.seed_sequence(0)) == size
+
+
+@pytest.mark.parametrize(("probability", "low", "high"), [(1.0, 1, 1), (0.5, 2, 40), (1e-9, 1024, 1024)])
+@pytest.mark.parametrize("k", [1, 2, 16])
+def test_the_longest_of_a_few_episodes(at_once, probability, low, high, k):
+    at_once(k)
+    walk, _ = tables.sampling_tables(ending(probability), TabularSoftmax(1, 1), [0.0])
+    lengths = {drawing.longest_of_pilot(walk, drawing.seed_sequence(seed)) for seed in range(10)}
+    assert low <= min(lengths) <= max(lengths) <= max(high, k)
+    assert drawing.longest_of_pilot(walk, drawing.seed_sequence(3)) in lengths
+
+
+def test_without_horizon_the_blocks_joined_are_the_sample(monkeypatch):
+    """Blocks of a size that a pilot decided, each with a seed of its own: none has that of the pilot."""
+    monkeypatch.setattr(drawing, "BLOCK_WITHOUT_HORIZON", (64, 512))
+    monkeypatch.setattr(drawing, "BLOCK_CELLS", 2**12)
+    mdp, keys = REFEREE.replace(horizon=None), []
+    draw_block = drawing.draw_block
+
+    def noting(walk, entropy, spawn_key, *rest):
+        keys.append(spawn_key)
+        return draw_block(walk, entropy, spawn_key, *rest)
+
+    monkeypatch.setattr(drawing, "draw_block", noting)
+    batches = list(sample_blocks(mdp, POLICY, THETA, 600, group_size=2, rng=5))
+    size = len(batches[0])
+    assert 64 < size < 512
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    assert keys == [(0, 0)] + [(i,) for i in range(len(batches))]
+    joined = concatenate(batches)
+    assert same(draw(600, mdp=mdp, group_size=2, rng=5), joined)
+    assert np.array_equal(joined.groups, np.arange(600) // 2)
+    with concurrent.futures.ThreadPoolExecutor(2) as executor:
+        assert same(draw(600, mdp=mdp, group_size=2, rng=5, executor=executor), joined)
+
+
+def test_a_few_long_episodes_among_many_are_not_refused(monkeypatch, at_once):
+    """What they take is what counts, and not what the whole block would if all were as long."""
+    at_once(1)
+    monkeypatch.setattr(blocks, "FIRST_CAPACITY", 8)
+    monkeypatch.setattr(blocks, "FEW", 4)
+    mdp = REFEREE.replace(horizon=None)
+    n_transitions = draw(1000, mdp=mdp, rng=0).lengths.sum()
+    monkeypatch.setattr(blocks, "MAX_CELLS_WITHOUT_HORIZON", 2 * n_transitions)
+    assert draw(1000, mdp=mdp, rng=0).n_steps > 16
+    monkeypatch.setattr(blocks, "MAX_CELLS_WITHOUT_HORIZON", n_transitions)
+    with pytest.raises(TooLargeError, match="still alive after 8 steps"):
+        draw(1000, mdp=mdp, rng=0)
 
 
 def test_blocks_are_drawn_one_at_a_time(small_blocks, at_once):

@@ -22,6 +22,7 @@ from reinforce_np.trajectories import of_packed
 
 DROP = 8  # finished trajectories are dropped when they are 1/DROP of those that draw
 FIRST_CAPACITY = 64  # steps after which episodes without a horizon are looked at, and so on, doubling
+FEW = 2**12  # of a block, whose memory counts though they have finished: one may be alive for ever
 MAX_CELLS_WITHOUT_HORIZON = 2**27  # a block of endless episodes is refused rather than swapped to disk
 COLUMNS = {"states": np.intp, "actions": np.intp, "rewards": np.float64, "log_probabilities": np.float64}
 
@@ -190,7 +191,7 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
     final, n_draws = arena.piece(n), arena.piece(n)
     moves, n_steps, n_transitions, n_live = {}, 0, 0, n
     while base.size and n_steps != walk.horizon:
-        refuse_endless(walk.horizon, n_steps, n)
+        refuse_endless(walk.horizon, n_steps, max(n_transitions, min(n, FEW) * n_steps))
         new_steps = walk.at_once if walk.horizon is None else min(walk.at_once, walk.horizon - n_steps)
         slots.append(arena.piece(base.size))
         for stage in walk.stages if new_steps == walk.at_once else walk.last:
@@ -210,10 +211,10 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
     return Paths(n, n_steps, slots, moves, n_draws, final, n_transitions)
 
 
-def refuse_endless(horizon, t, n):
+def refuse_endless(horizon, t, cells):
     """Refuse episodes without a horizon when their memory would be swapped to disk."""
     looked_at = t >= FIRST_CAPACITY and t % FIRST_CAPACITY == 0 and (t // FIRST_CAPACITY).bit_count() == 1
-    if horizon is None and looked_at and n * 2 * t > MAX_CELLS_WITHOUT_HORIZON:
+    if horizon is None and looked_at and 2 * cells > MAX_CELLS_WITHOUT_HORIZON:
         raise arguments.TooLargeError(
             f"horizon=None, and an episode is still alive after {t} steps: give a horizon, or terminate more often "
             "(cutting the episode here would bias every return)"

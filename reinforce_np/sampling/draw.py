@@ -1,21 +1,26 @@
 """Draw many trajectories at once, in blocks that any number of workers may compute.
 
 A block is a pure function of (model, policy, seed, block index, n): block i
-has its own child of the seed, its size depends on the model alone, and the
-number n of all trajectories only decides how many steps are drawn at once. So
-the same seed and n give the same trajectories however the blocks are consumed,
-and however many workers draw them.
+has its own child of the seed, its size depends on the horizon (without one, on
+a few episodes drawn to see how long they are), and the number n of all
+trajectories only decides how many steps are drawn at once. So the same seed
+and n give the same trajectories however the blocks are consumed, and however
+many workers draw them.
 """
+
+import dataclasses
 
 import numpy as np
 
 from reinforce_np import arguments, parallel
-from reinforce_np.sampling.blocks import draw_block, trajectories
+from reinforce_np.sampling.blocks import borrowed_arena, draw_block, trajectories
 from reinforce_np.sampling.tables import sampling_tables
 
 BLOCK_CELLS = 2**22  # (trajectory, step) cells of a block: at most 128 MB of arrays
 MAX_BLOCK = 2**15  # trajectories of a block, so that the work of one step stays in the cache
-BLOCK_WITHOUT_HORIZON = 2**12
+BLOCK_WITHOUT_HORIZON = 2**12, 2**14  # at least, and at most: few episodes may last much longer than all seen before
+PILOT = 64  # episodes drawn to see how long they are without a horizon
+PILOT_STEPS = 2**10  # of each, at most
 
 
 def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None, rng=None):
@@ -64,7 +69,7 @@ def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None
     True
     """
     n, group_size = whole_groups(n, group_size)
-    walk, meaning, blocks = _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng)
+    walk, meaning, _, blocks = _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng)
     return trajectories(list(blocks), meaning, walk.horizon, 0, group_size)
 
 
@@ -91,18 +96,18 @@ def sample_blocks(mdp, policy, theta, n, *, behaviour=None, group_size=1, execut
     [32768, 7232]
     """
     n, group_size = whole_groups(n, group_size)
-    walk, meaning, blocks = _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng)
-    size = block_size(mdp.horizon, group_size)
+    walk, meaning, size, blocks = _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng)
     return (trajectories([paths], meaning, walk.horizon, i * size, group_size) for i, paths in enumerate(blocks))
 
 
 def _paths(mdp, policy, theta, n, behaviour, group_size, executor, rng):
-    """Check the arguments; return the `Walk`, the `Meaning` of its slots, and an iterator of blocks of `Paths`."""
+    """Check the arguments; return the `Walk`, the `Meaning` of its slots, the size of a block, and an iterator of `Paths`."""
     parallel.check_executor(executor)
-    seeds = block_seeds(n, mdp, group_size, rng)
+    seed = seed_sequence(rng)
     walk, meaning = sampling_tables(mdp, policy, theta, behaviour, n)
-    jobs = ((walk, *seed, group_size) for seed in seeds)
-    return walk, meaning, parallel.in_order(draw_block, jobs, executor)
+    size, blocks = blocks_of(n, walk, group_size, seed)
+    jobs = ((walk, *block, group_size) for block in blocks)
+    return walk, meaning, size, parallel.in_order(draw_block, jobs, executor)
 
 
 def whole_groups(n, group_size):
@@ -114,18 +119,29 @@ def whole_groups(n, group_size):
     return n, group_size
 
 
-def block_seeds(n, mdp, group_size, rng):
-    """Check the seed; return an iterator over blocks: entropy and spawn key of the seed, number of trajectories."""
-    seed, size = seed_sequence(rng), block_size(mdp.horizon, group_size)
-    return (
-        (seed.entropy, (*seed.spawn_key, i), min(size, n - first)) for i, first in enumerate(range(0, max(n, 1), size))
-    )
+def blocks_of(n, walk, group_size, seed):
+    """Return the size of a block, and an iterator over blocks: entropy and spawn key, number of trajectories."""
+    size = block_size(n, walk, group_size, seed)
+    firsts = enumerate(range(0, max(n, 1), size))
+    return size, ((seed.entropy, (*seed.spawn_key, i), min(size, n - first)) for i, first in firsts)
 
 
-def block_size(horizon, group_size):
-    """Return how many trajectories a block has: whole groups, and bounded memory."""
-    size = BLOCK_WITHOUT_HORIZON if horizon is None else min(MAX_BLOCK, BLOCK_CELLS // max(horizon, 1))
+def block_size(n, walk, group_size, seed):
+    """Return how many of n trajectories a block has: whole groups, and bounded memory."""
+    if walk.horizon is not None:
+        size = min(MAX_BLOCK, BLOCK_CELLS // max(walk.horizon, 1))
+    else:
+        size, most = BLOCK_WITHOUT_HORIZON
+        if n > size:  # the longest of so many lasts about twice as long as the longest of a few
+            size = max(size, min(most, BLOCK_CELLS // (2 * longest_of_pilot(walk, seed))))
     return max(size // group_size, 1) * group_size
+
+
+def longest_of_pilot(walk, seed):
+    """Return how many steps the longest of a few episodes takes, drawn from a child of the seed that no block has."""
+    with borrowed_arena() as arena:
+        cut = dataclasses.replace(walk, horizon=PILOT_STEPS)
+        return draw_block(cut, seed.entropy, (*seed.spawn_key, 0, 0), PILOT, 1, arena).n_steps
 
 
 def seed_sequence(rng):
