@@ -181,6 +181,7 @@ def at_once(monkeypatch):
     [
         (REFEREE, 5),
         (REFEREE.replace(horizon=1), 1),
+        (REFEREE.replace(initial=[0.0, 1.0, 0.0]), 2),
         (examples.random_mdp(n_outcomes=3, n_actions=3, horizon=11, termination=0.1, rng=2), 1),
     ],
 )

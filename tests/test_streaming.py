@@ -108,6 +108,32 @@ def test_packed_weights_are_the_weights_of_every_step_added_up(at_once, small_bl
 
 
 @AT_ONCE
+@pytest.mark.parametrize("horizon", [1, 2, 3])
+@pytest.mark.parametrize("initial", [[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]], ids=["one start", "many starts"])
+@pytest.mark.parametrize("baseline", [0.0, 0.3, BY_STATE, BY_TIME], ids=["none", "number", "by state", "by time"])
+def test_weights_of_a_few_steps_are_counted(at_once, small_blocks, k, horizon, initial, baseline):
+    """All of them may be taken by a single draw, some of which the horizon cuts short."""
+    at_once(k)
+    mdp = REFEREE.replace(horizon=horizon, initial=initial)
+    for discounted in (True, False):
+        estimator = Estimator(RewardToGo(baseline), discounted_score=discounted)
+        batch = sample(mdp, POLICY, THETA, 100, rng=2)
+        assert (len(batch.packed.blocks[0].slots) == 1) == (horizon <= max(k, 1))
+        w = 100 * estimator.weights(written_out(batch), mdp, POLICY, THETA)
+        expected = np.bincount((batch.states * 3 + batch.actions).ravel(), w.ravel(), minlength=9).reshape(3, 3)
+        assert_exact(100 * packed_weights(estimator, batch, mdp), expected, scale=np.abs(w).sum())
+        streamed = stream_gradient(estimator, mdp, POLICY, THETA, 100, rng=2)
+        assert_exact(streamed.gradient, POLICY.contract(THETA, expected / 100), scale=np.abs(w).sum() / 100)
+        assert_exact(streamed.mean_return, returns(batch.rewards, mdp.gamma).mean())
+
+
+def test_a_large_baseline_does_not_cost_digits_of_what_is_counted():
+    mdp = examples.bandit(means=[1e12, 1e12 + 1.0])
+    batch, estimator = sample(mdp, TabularSoftmax(1, 2), np.zeros(2), 1000, rng=0), Estimator(RewardToGo(1e12))
+    assert packed_weights(estimator, batch, mdp).tolist() == [[0.0, batch.actions.mean()]]
+
+
+@AT_ONCE
 @pytest.mark.parametrize("policy", [POLICY, TabularSoftmax(3, 3, temperature=0.5), LinearSoftmax(np.cos(np.arange(45.0)).reshape(3, 3, 5))],
                          ids=["table", "cold table", "linear"])  # fmt: skip
 def test_trajectories_may_be_looked_at_in_any_order_and_number(at_once, monkeypatch, small_blocks, k, policy):

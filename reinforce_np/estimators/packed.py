@@ -68,8 +68,9 @@ def steps_of_draw(block, meaning, i):
 
 def of_pairs(baseline, n_states, n_actions):
     """Return b(s) for each pair s·A + a, and zero for pair S·A, of every step or of all at once, (T or 1, S·A + 1)."""
-    n_rows = len(baseline) if baseline.ndim == 2 else 1
-    return np.pad(np.broadcast_to(baseline, (n_rows, n_states)).repeat(n_actions, axis=1), ((0, 0), (0, 1)))
+    b = np.zeros((len(baseline) if baseline.ndim == 2 else 1, n_states * n_actions + 1))
+    b[:, :-1] = np.broadcast_to(baseline, (len(b), n_states)).repeat(n_actions, axis=1)
+    return b
 
 
 def discounts(estimator, gamma, n_steps):
@@ -105,7 +106,9 @@ def pair_weights(block, meaning, estimator, gamma):
     ) or gamma == 1.0  # what is to go then counts the same at every step
     if meaning.at_once > 1 and from_start and baseline.ndim < 2:
         way = weights_by_paths
-    if only_ends_pay(meaning, baseline):  # for the others, nothing is to go
+    if len(block.slots) == 1:
+        way = weights_of_counts
+    elif only_ends_pay(meaning, baseline):  # for the others, nothing is to go
         paid = block.paid(meaning)
         n_paid = np.count_nonzero(paid)
         if from_start and n_paid * len(block.slots) <= FEW:
@@ -171,6 +174,20 @@ def weights_by_paths(block, meaning, estimator, gamma):
         for short, later in enumerate(pays):
             weights[: len(later)] += (later - b[: len(later)]) * N[short]
     return meaning.of_pairs(weights), returned
+
+
+def weights_of_counts(block, meaning, estimator, gamma):
+    """Return the same where a single draw takes all steps: how often each path was drawn is then all that counts."""
+    discount, n_paths = discounts(estimator, gamma, block.n_steps), meaning.reward.shape[1]
+    b = of_pairs(estimator.advantage.baseline, meaning.n_states, meaning.n_actions)
+    N = np.bincount(block.slots[0], minlength=n_paths if meaning.path is None else len(meaning.path))
+    N = N if meaning.path is None else np.bincount(meaning.path, weights=N, minlength=n_paths)
+    weights, to_go = np.zeros(meaning.pair.shape), np.zeros(n_paths)
+    for t in reversed(range(block.n_steps)):
+        to_go = meaning.reward[t] + gamma * to_go
+        credit = to_go.reshape(len(weights[t]), -1) - b[min(t, len(b) - 1)].take(meaning.pair[t])[:, None]
+        weights[t] = discount[t] * (N.reshape(credit.shape) * credit).sum(axis=1)  # of the paths of a place
+    return meaning.of_pairs(weights), (N * to_go).sum()
 
 
 def weights_of_paid(block, meaning, estimator, gamma):

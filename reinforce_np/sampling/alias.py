@@ -17,6 +17,7 @@ whole-number arithmetic, so the probabilities drawn are known exactly: the
 import functools
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -37,9 +38,9 @@ class Scratch(NamedTuple):
     second: np.ndarray  # bool
 
     @classmethod
-    def of(cls, n):
-        """Return room for n."""
-        return cls(np.empty(n, np.int32), np.empty(n, np.uint32), np.empty(n, bool))
+    def of(cls, n, piece=partial(np.empty, dtype=np.int32)):
+        """Return room for n, in what `piece` returns for a number of whole numbers of 32 bits."""
+        return cls(piece(n), piece(n).view(np.uint32), piece((n + 3) // 4).view(bool)[:n])
 
     def first(self, n):
         """Return the same room for fewer."""
@@ -105,6 +106,11 @@ class AliasTables:
 def random_words(bits, n):
     """Return n random whole numbers below 2³²: both halves of each output, the lower one first, on every machine."""
     return bits.random_raw((n + 1) // 2).astype("<u8", copy=False).view("<u4")[:n]
+
+
+def pass_over_words(bits, n):
+    """Leave `bits` as it is after `random_words`."""
+    bits.advance((n + 1) // 2)
 
 
 def random_tails(bits, n):

@@ -4,7 +4,7 @@ A block is a pure function of its arguments. All its trajectories draw
 together, a step at a time or several at once (`tables`); those that have
 finished keep drawing without effect until an eighth of the block has, and are
 then dropped. So the random numbers used are: words for the first states, one
-for each group; then for every draw and stage a word for each trajectory not
+for each group (passed over where there is but one first state); then for every draw and stage a word for each trajectory not
 yet dropped, in their order, and after them a tail for each word that ties with
 its limit (`alias`).
 """
@@ -182,15 +182,17 @@ def borrowed_arena():
 
 def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
     """Draw n trajectories: a pure function of its arguments. What it returns lives in `arena`."""
-    bits, scratch = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key)), Scratch.of(n)
+    bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
     arena = Arena() if arena is None else arena
-    first = np.zeros(n // group_size, dtype=np.int32)
+    scratch = Scratch.of(n, arena.piece)
+    first = arena.piece(n // group_size)
+    first[:] = 0
     walk.start.step(first, bits, scratch.first(len(first)), arena.piece(len(first)))
-    base, lanes = arena.copy(np.repeat(first, group_size)), arena.copy(np.arange(n, dtype=np.int32))
+    base = first if group_size == 1 else arena.copy(np.repeat(first, group_size))
     slots: list[np.ndarray] = []
     final, n_draws = arena.piece(n), arena.piece(n)
-    moves, n_steps, n_transitions, n_live = {}, 0, 0, n
-    while base.size and n_steps != walk.horizon:
+    moves, lanes, n_steps, n_transitions, n_live = {}, slice(None), 0, 0, n
+    while n_live and n_steps != walk.horizon:
         refuse_endless(walk.horizon, n_steps, max(n_transitions, min(n, FEW) * n_steps))
         new_steps = walk.at_once if walk.horizon is None else min(walk.at_once, walk.horizon - n_steps)
         slots.append(arena.piece(base.size))
@@ -199,13 +201,13 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
         n_steps, n_transitions = n_steps + new_steps, n_transitions + new_steps * n_live
         going_on = np.less(base, walk.finished, out=scratch.second)
         n_live = np.count_nonzero(going_on)
-        if DROP * (base.size - n_live) >= base.size:
+        if n_live and DROP * (base.size - n_live) >= base.size:
+            lanes = lanes if moves else arena.copy(np.arange(n, dtype=np.int32))
             move = moves[len(slots)] = Move.of(going_on, n_live)
             stopped = lanes[move.finished]
             final[stopped], n_draws[stopped] = base[move.finished], len(slots)
             base, lanes, scratch = move.apply(base), move.apply(lanes), scratch.first(n_live)
-    left = lanes if moves else slice(None)
-    final[left], n_draws[left] = base, len(slots)
+    final[lanes], n_draws[lanes] = base, len(slots)
     if walk.at_once > 1:
         n_transitions -= int(walk.left_over(final).sum())
     return Paths(n, n_steps, slots, moves, n_draws, final, n_transitions)

@@ -18,7 +18,7 @@ def naive_block(mdp, mu, entropy, spawn_key, n, *, group_size=1, joint=True, at_
     """
     bits = np.random.PCG64(np.random.SeedSequence(entropy, spawn_key=spawn_key))
     _, A, K = mdp.probability.shape
-    first = draw([mdp.initial] * (n // group_size), bits)
+    first = draw_first(mdp.initial, n // group_size, bits)
     state = [first[i // group_size] for i in range(n)]
     ended = [False] * n
     paths: list[list[tuple]] = [[] for _ in range(n)]
@@ -66,6 +66,14 @@ def digits(number, base, n):
 def waiting(n_entries):
     """Return the probabilities from which a finished trajectory draws: always the first entry."""
     return np.eye(1, n_entries)
+
+
+def draw_first(initial, n, bits):
+    """Draw n first states; where there is but one, the words are passed over."""
+    if np.count_nonzero(initial) > 1:
+        return draw([initial] * n, bits)
+    bits.random_raw((n + 1) // 2)
+    return [int(np.argmax(initial))] * n
 
 
 def draw(rows, bits):

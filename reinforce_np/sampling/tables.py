@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reinforce_np import arguments, graph
-from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns
+from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns, pass_over_words
 
 JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are always drawn at once
 MOST_COLUMNS = 2**16  # of tables for several steps at once: they fit into a cache
@@ -30,10 +30,22 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
+class Begin:
+    """In place of a stage with a single row that has a single entry: where all begin. Its random words are passed over."""
+
+    base: int
+
+    def step(self, base, bits, scratch, out):
+        """Overwrite `base`; nothing is written to `out`."""
+        pass_over_words(bits, len(base))
+        base[:] = self.base
+
+
+@dataclass(frozen=True, eq=False)
 class Walk:
     """All that a block needs to be drawn: the only thing sent to workers."""
 
-    start: Stage
+    start: Stage | Begin
     stages: tuple[Stage, ...]  # of one draw: (a path of actions and outcomes,) or (action, outcome)
     last: tuple[Stage, ...]  # the same for a draw that the horizon cuts short
     at_once: int  # steps of a draw
@@ -179,7 +191,7 @@ class ModelTables:
 
     final_states: np.ndarray  # of the rows of finished trajectories: those without a reward at the end, then the others
     paid: int | None  # as in `Meaning`
-    start: Stage
+    start: Stage | Begin
     after: np.ndarray  # (R, paths) int: the row of the first stage after each path, or of the second after each action
     after_one: np.ndarray | None  # (S + E, A·K) int: the same after one step; a row for each way to be finished
     after_last: np.ndarray | None  # the same as `after` for a draw that the horizon cuts short
@@ -240,11 +252,10 @@ def _by_paths(mdp, at_once):
         if i + 1 in (cut, at_once):  # the row of the first stage that so many steps of the path lead to
             leads_to = np.where(row < S, row, S + (row - S) * at_once + i + 1 - taken)
             after[i + 1] = with_ends(leads_to, S, E * at_once)
-    start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(n_paths))
     return ModelTables(
         final_states=final_states.repeat(at_once),
         paid=None if n_unpaid is None else S + at_once * n_unpaid,
-        start=start,
+        start=beginning(mdp.initial, log_columns(n_paths)),
         after=after[at_once],
         after_one=after_one,
         after_last=after.get(cut),
@@ -260,13 +271,12 @@ def _by_stages(mdp, _):
     E = len(final_states)
     after = with_ends(after.reshape(S * A, K), S, E)
     outcome, cell = stage(mdp.probability.reshape(S * A, K), after, log_columns(A))
-    start, _ = stage(mdp.initial[None], np.arange(S)[None], log_columns(A))
     pair = np.append(np.arange(S * A), np.full(E, S * A)).astype(np.int32)
     reward = np.append(mdp.reward.ravel(), np.zeros(E * K)).take(cell)
     return ModelTables(
         final_states=final_states,
         paid=None if n_unpaid is None else S + n_unpaid,
-        start=start,
+        start=beginning(mdp.initial, log_columns(A)),
         after=with_ends(np.arange(S * A).reshape(S, A), S * A, E),
         after_one=None,
         after_last=None,
@@ -274,6 +284,14 @@ def _by_stages(mdp, _):
         pair=pair[None],
         reward=reward[None],
     )
+
+
+def beginning(initial, next_log_columns):
+    """Return the stage that draws the first state from `initial` (S,)."""
+    possible = np.flatnonzero(initial)
+    if len(possible) == 1:
+        return Begin(int(possible[0]) << next_log_columns)
+    return stage(initial[None], np.arange(len(initial))[None], next_log_columns)[0]
 
 
 def with_ends(after, first, E):
