@@ -200,6 +200,8 @@ def test_against_the_naive_sampler(at_once, mdp, group_size, k):
 
 DENSE = examples.random_mdp(n_states=200, n_actions=5, n_outcomes=200, horizon=50, termination=0.0, rng=0)
 
+WIDE = examples.random_mdp(n_states=4000, n_actions=4, n_outcomes=3, horizon=50, termination=0.0, rng=0)
+
 LINE = FiniteMDP(
     [[[1.0]]] * 2, [[[1]], [[0]]], [[[1.0]]] * 2, [[[False]], [[True]]], initial=[1.0, 0.0], gamma=0.9, horizon=10**5
 )
@@ -216,6 +218,11 @@ LINE = FiniteMDP(
     (LINE, 10**6, 16),  # one path of any length, and still no more: tables have a part for every step
     (DENSE, 10**5, 0),  # an action, and then its outcome
     (DENSE, 10**6, 1),
+    (WIDE, 10**3, 0),  # tables for both would not pay, and do for many
+    (WIDE, 20479, 0),
+    (WIDE, 20480, 1),
+    (WIDE.replace(horizon=None), 10**4, 0),
+    (examples.random_mdp(n_states=512, n_actions=4, n_outcomes=3, horizon=50, termination=0.0, rng=0), 1, 1),
     (examples.frozen_lake(map=["S" + 99 * "F"] * 9 + [99 * "F" + "G"], horizon=100), 10**6, 1),  # too large for a cache
 ])  # fmt: skip
 def test_several_steps_at_once_where_that_pays(mdp, n, k):

@@ -8,7 +8,9 @@ import numpy as np
 from reinforce_np import arguments, graph
 from reinforce_np.sampling.alias import AliasTables, alias_tables, log_columns, pass_over_words
 
-JOINT_CELLS = 64  # up to so many pairs (action, outcome) of a state are always drawn at once
+JOINT_CELLS = 64  # pairs (action, outcome) of a state up to which both are drawn at once
+SMALL = 2**13  # columns up to which they always are, and
+WORTH_ONE = 16  # steps to be drawn for each column of larger tables, so that those for both pay
 MOST_COLUMNS = 2**16  # of tables for several steps at once: they fit into a cache
 MOST_AT_ONCE = 16  # steps: each has its part of the tables, also where there is but one path
 MOST_OF_ONE = 2**18  # of tables for one step at once: fewer than tables of outcomes alone may have
@@ -167,12 +169,16 @@ def steps_at_once(mdp, n):
     the sizes of the model and n, and so do the trajectories that a seed gives.
     """
     S, A, K = mdp.probability.shape
-    at_once, steps = int(A * K <= JOINT_CELLS or K == 1), EPISODE if mdp.horizon is None else mdp.horizon
+    steps, E = EPISODE if mdp.horizon is None else mdp.horizon, len(endings(mdp)[1])
+
+    def columns(k):
+        return (S + k * E) << log_columns((A * K) ** k)
+
+    at_once = int(K == 1 or (A * K <= JOINT_CELLS and (columns(1) <= SMALL or columns(1) * WORTH_ONE <= n * steps)))
     while True:
         more = 2 * at_once or 1
-        columns = (S + more * len(endings(mdp)[1])) << log_columns((A * K) ** more)
         limit = MOST_COLUMNS if more > 1 else MOST_OF_ONE
-        if more > min(steps, MOST_AT_ONCE) or columns > limit or columns * WORTH > n * steps:
+        if more > min(steps, MOST_AT_ONCE) or columns(more) > limit or columns(more) * WORTH > n * steps:
             return at_once
         at_once = more
 
