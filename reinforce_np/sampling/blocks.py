@@ -11,7 +11,7 @@ its limit (`alias`).
 
 import contextlib
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -191,7 +191,9 @@ def draw_block(walk, entropy, spawn_key, n, group_size, arena=None):
     base = first if group_size == 1 else arena.copy(np.repeat(first, group_size))
     slots: list[np.ndarray] = []
     final, n_draws = arena.piece(n), arena.piece(n)
-    moves, lanes, n_steps, n_transitions, n_live = {}, slice(None), 0, 0, n
+    moves: dict[int, Move] = {}
+    lanes: Any = slice(None)  # all, until some are dropped
+    n_steps, n_transitions, n_live = 0, 0, n
     while n_live and n_steps != walk.horizon:
         refuse_endless(walk.horizon, n_steps, max(n_transitions, min(n, FEW) * n_steps))
         new_steps = walk.at_once if walk.horizon is None else min(walk.at_once, walk.horizon - n_steps)
