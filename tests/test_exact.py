@@ -1056,21 +1056,27 @@ def hub(S=150):
 
 
 NEVER, ALWAYS = 0, 10**9
-SPARSE = {"STEPS": NEVER, "DENSE": NEVER}
 WAYS = {
-    "by powers": {"STEPS": ALWAYS, "SMALL": 200},
-    "by powers, four rows at a time": {"DENSE": ALWAYS, "SMALL": NEVER, "WORTH": ALWAYS, "ONE_THREAD": 4 * 64**2},
-    "together": SPARSE,
-    "together, too many for one thread": SPARSE | {"ONE_THREAD_ROW": NEVER},
-    "by steps": SPARSE | {"TOGETHER": NEVER},
+    "by powers": (chains._by_powers, {"SMALL": 200}),
+    "by powers, four rows at a time": (chains._by_powers, {"SMALL": NEVER, "WORTH": ALWAYS, "ONE_THREAD": 4 * 64**2}),
+    "together": (chains._together, {}),
+    "together, too many for one thread": (chains._together, {"ONE_THREAD_ROW": NEVER}),
+    "by steps": (chains._by_steps, {}),
 }
 
 
 @contextlib.contextmanager
 def along(way):
     """Make all sweeps without a batch go this way, as far as the model allows."""
+    function, constants = WAYS[way]
+
+    def wanted(mdp):
+        impossible = function is chains._together and not (len(mdp.neighbours.entered_by) and mdp.horizon)
+        return chains._by_steps if impossible else function
+
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in WAYS[way].items():
+        patch.setattr(chains, "quickest", wanted)
+        for name, value in constants.items():
             patch.setattr(chains, name, value)
         yield
 
@@ -1120,6 +1126,27 @@ def test_long_sweeps_over_merged_chains(mdp):
         assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
         assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
     assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "adjacent", "continuation"}
+
+
+@pytest.mark.parametrize(("sizes", "way"), [
+    ((64, 100, 4, 4), "_by_powers"), ((100, 100, 4, 4), "_together"), ((64, 10, 4, 4), "_together"),  # grids
+    ((400, 1000, 4, 4), "_together"), ((400, 10**4, 4, None), "_by_steps"),
+    ((100, 100, 12, 28), "_by_powers"), ((300, 100, 12, 34), "_by_steps"), ((1000, 50, 12, 38), "_by_steps"),  # at random
+    ((200, 100, 200, 200), "_by_powers"), ((2000, 30, 2000, None), "_by_powers"), ((150, 40, 2, None), "_by_steps"),
+    ((10**5, 100, 4, None), "_by_steps"), ((1, 10**6, 1, 1), "_by_powers"), ((9, 1, 1, 1), "_by_powers"), ((9, 0, 1, None), "_by_steps"),
+])  # fmt: skip
+def test_the_quickest_way_by_sizes(sizes, way):
+    assert chains.quickest_of(*sizes).__name__ == way
+
+
+def test_the_quickest_way_of_a_model():
+    lake, at_random = (
+        examples.frozen_lake(map="8x8", horizon=100),
+        random_mdp(n_states=300, n_actions=6, horizon=100, rng=0),
+    )
+    assert chains.quickest(lake) is chains._by_powers and chains.quickest(lake.replace(horizon=10)) is chains._together
+    assert chains.quickest(at_random) is chains.quickest(hub(250)) is chains._by_steps
+    assert chains.quickest(hub().replace(horizon=0)) is chains._by_steps
 
 
 def test_a_changed_model_keeps_the_tables_it_can_and_no_others():

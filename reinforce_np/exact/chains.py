@@ -16,18 +16,20 @@ Neither recursion scatters: values are gathered from the states that follow, and
 the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`).
 """
 
-from functools import partial
+import itertools
+from collections.abc import Callable
+from functools import lru_cache, partial
 
 import numpy as np
 
 from reinforce_np.exact import bellman
 
-SMALL = 96  # states up to which a chain may be quicker as a dense matrix, and BLAS is left alone
-STEPS = 50  # and is so if S² is at most so many times the horizon
-DENSE = 2  # or if S is at most so many times the successors of a state
+SMALL = 96  # states up to which BLAS is left alone with a dense matrix
+MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
+DENSE = 2  # times the successors of a state: with so many states or fewer it always is
 WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
 WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
-TOGETHER = 2**20  # T S J up to which it is quicker to run both recursions as one
+TOGETHER = 2**20  # T S J up to which both recursions may be run as one
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
 ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
 ONE_THREAD_ROW = 9216  # and that of a vector and a matrix
@@ -53,19 +55,14 @@ def visited_values(mdp, pi, r, gamma):
     """
     S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
     into, pair, *entered = mdp.neighbours
-    few = S <= SMALL and S**2 <= STEPS * T
-    n_pairs, dense = into.size, not batch and (few or S <= DENSE * len(into))
-    if dense:
+    way, n_pairs = _by_steps if batch else quickest(mdp), into.size
+    if way is _by_powers:
         pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
     P = bellman.summed(pair, n_pairs + 1)(pi[:, :, None] * p)  # the last is zero: of no pair
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
-    if dense:
-        d, M = _by_powers(P, r_pi, start, T)
-    elif not batch and len(entered[0]) and 0 < T * n_pairs <= TOGETHER:
-        d, M = _together(P, r_pi, start, T, into, *mdp.adjacent)
-    else:
-        d, M = _by_steps(P, r_pi, start, T, into, *entered)
+    tables = () if way is _by_powers else (into, *(mdp.adjacent if way is _together else entered))
+    d, M = way(P, r_pi, start, T, *tables)
     following = M.reshape(n_pairs, *batch).take(pair, axis=0)
     return d[:, None] * r + np.einsum("sak...,sak...->sa...", p, following)
 
@@ -76,6 +73,27 @@ def visited_values_by_outcomes(mdp, pi, r, gamma):
     for t, Q, _ in bellman.backward(mdp, pi, r, gamma):
         total += d[t][:, None] * Q
     return total
+
+
+def quickest(mdp):
+    """Return the way that takes the least time for one policy."""
+    (J, S), T = mdp.neighbours.into.shape, mdp.horizon
+    gathers = len(mdp.neighbours.entered_by) and 0 < T * S * J <= TOGETHER
+    return quickest_of(S, T, J, len(mdp.adjacent.beside) if gathers else None)
+
+
+@lru_cache
+def quickest_of(S, T, J, L):
+    """Return the same, by nanoseconds once measured: for S states, T steps, J successors, and L states beside one, if known."""
+    if S <= DENSE * J:
+        return _by_powers
+    ways: dict[Callable, float] = {_by_steps: T * (6500 + 3.1 * S * J)}
+    if L is not None:
+        ways[_together] = 10_000 + T * (1200 + S * (1.6 * (L + 1) + 0.6 * J))
+    squarings = next(i for i in itertools.count() if not pays_to_square(2**i, S, T))
+    if S <= (MOST_DENSE if squarings else SMALL):
+        ways[_by_powers] = (2 * squarings * S**3 + 6 * T * S**2) / 40 + 2500 * (squarings + T / 2**squarings)
+    return min(ways, key=lambda way: ways[way])
 
 
 def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
@@ -151,9 +169,14 @@ def _by_powers(P, r_pi, start, T):
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
-        if t == 2 * n and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
+        if t == 2 * n and pays_to_square(n, S, T):
             P, n = product(P, P, out=np.empty_like(P)), 2 * n
     return d.sum(axis=0), product(d.T, v[:T], out=np.empty_like(P))
+
+
+def pays_to_square(n, S, T):
+    """Say whether to go on 2n steps at a time, of T, where it was n."""
+    return 2 * n < T and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T
 
 
 def _product(x, P, out):
