@@ -32,6 +32,7 @@ from reinforce_np import (
     exact,
     examples,
     graph,
+    products,
     random_mdp,
 )
 from reinforce_np.exact import bellman, chains, enumerated
@@ -1077,7 +1078,7 @@ def along(way):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chains, "quickest", wanted)
         for name, value in constants.items():
-            patch.setattr(chains, name, value)
+            patch.setattr(products if hasattr(products, name) else chains, name, value)
         yield
 
 

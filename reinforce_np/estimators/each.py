@@ -12,11 +12,14 @@ from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
 from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
 from reinforce_np.estimators.packed import applies, discounts, divisor, of_pairs
 from reinforce_np.estimators.ratios import OnPolicy
+from reinforce_np.policies import softmax
 from reinforce_np.policies.base import SoftmaxPolicy
+from reinforce_np.policies.linear import LinearSoftmax
 from reinforce_np.policies.softmax import LINE
+from reinforce_np.policies.tabular import TabularSoftmax
 from reinforce_np.trajectories import FIELDS, WIDE, of_packed
 
-CELLS = 2**18  # (trajectory, state, action) weights held at once
+CELLS = 2**18  # numbers held at once, of some trajectories
 MOVED = 0.25  # steps that take as long as to move a weight elsewhere, as measured (more of them, for arrays)
 STEPS = 2**17  # (trajectory, step) weights held at once
 FEWEST = 256  # trajectories of very many steps: with fewer, what each step costs by itself is most of the time
@@ -67,28 +70,128 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
         return None
     discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
-    pi = policy.probabilities(theta)
-    quick = type(policy).contract is SoftmaxPolicy.contract and pi.all()  # weights of masked actions are to be left out
-    result = whole_lines(n, policy.n_parameters)
+    way = quickest(trajectories, policy, S, A)(policy, theta, n)
     with np.errstate(over="ignore", invalid="ignore"):
-        for index, pair, w in parts(trajectories, S, A):
+        for index, pair, w in parts(trajectories, S, A, way):
             to_go(w, mdp.gamma)
             if baseline is not None:
                 w -= baseline(pair)
             w *= discount[: len(w)]
-            n_rows = pair.shape[1]
-            pair += np.arange(n_rows) * row_width(S * A)
-            weights = added_up(pair, w, n_rows, S * A).reshape(n_rows, S, A)
-            gradients = result[index]  # a view, where they are in order
-            if quick:
-                policy.contract_to(gradients, weights, pi)
-            else:
-                gradients = policy.contract(theta, weights)
-            if not np.isfinite(gradients.sum()):
+            if not way.add(index, pair, w):
                 return None
-            if not (quick and isinstance(index, slice)):
-                result[index] = gradients
-    return result
+    return way.result
+
+
+def quickest(trajectories, policy, n_states, n_actions):
+    """Return the quickest of the four ways below, by nanoseconds once measured.
+
+    A trajectory that visits few of the states has nothing to do with the
+    others. Records that compute something of their own are left to `Contracted`.
+    """
+    n, n_pairs, D = len(trajectories), n_states * n_actions, policy.n_parameters
+    steps = trajectories.lengths.mean()
+    if type(policy) is TabularSoftmax and steps * (60 + 5 * n_actions) < 3 * n_pairs:
+        return Scattered
+    by_score = n * steps * D * 1.4 + n_pairs * n_actions * D
+    if type(policy) is LinearSoftmax and by_score < 3 * n * n_pairs:
+        return Gathered
+    if hasattr(policy, "at") and 60_000 + 50 * steps < 3 * n_pairs:
+        return Alone
+    return Contracted
+
+
+class Contracted:
+    """Weights are added up for each pair, and contracted with the score."""
+
+    def __init__(self, policy, theta, n):
+        self.policy, self.theta, self.pi = policy, theta, policy.probabilities(theta)
+        self.quick = type(policy).contract is SoftmaxPolicy.contract and self.pi.all()  # masked weights are left out
+        self.result = whole_lines(n, policy.n_parameters)
+
+    def cells(self, n_steps):
+        """Return how many numbers are held for a trajectory of so many steps."""
+        return row_width(self.pi.size)
+
+    def add(self, index, pair, w):
+        """Write the gradients of some trajectories; say whether they are numbers. `pair` is overwritten."""
+        n_rows = pair.shape[1]
+        pair += np.arange(n_rows) * row_width(self.pi.size)
+        weights = added_up(pair, w, n_rows, self.pi.size).reshape(n_rows, *self.pi.shape)
+        gradients = self.result[index]  # a view, where they are in order
+        if self.quick:
+            self.policy.contract_to(gradients, weights, self.pi)
+        else:
+            gradients = self.policy.contract(self.theta, weights)
+        if not (self.quick and isinstance(index, slice)):
+            self.result[index] = gradients
+        return np.isfinite(gradients.sum())
+
+
+class Scattered:
+    """Each step adds what its score has in the one state that it has anything in: of a table of logits."""
+
+    def __init__(self, policy, theta, n):
+        logits = policy.logits(theta)
+        score = softmax.logit_score(softmax.softmax(logits, policy.temperature)) / policy.temperature
+        self.score = np.where((logits == -np.inf)[..., None], 0.0, score).reshape(-1, policy.n_actions)
+        self.result = np.zeros((n, policy.n_parameters))
+
+    def cells(self, n_steps):
+        """As above."""
+        return n_steps * self.score.shape[1]
+
+    def add(self, index, pair, w):
+        """As above."""
+        n_pairs, n_actions = self.score.shape
+        first = np.arange(len(self.result))[index] * n_pairs
+        alive = pair < n_pairs
+        pair, w, first = pair[alive], w[alive], np.broadcast_to(first, alive.shape)[alive]
+        terms = self.score.take(pair, axis=0)
+        terms *= w[:, None]
+        cell = first + pair // n_actions * n_actions
+        np.add.at(self.result.reshape(-1), (cell[:, None] + np.arange(n_actions)).ravel(), terms.ravel())
+        return np.isfinite(terms.sum())
+
+
+class Gathered:
+    """Each step adds its score: where there are not many parameters."""
+
+    def __init__(self, policy, theta, n):
+        score = policy.score(theta).reshape(-1, policy.n_parameters)
+        self.score = np.concatenate([score, np.zeros_like(score[:1])])  # of what comes after the end
+        self.result = np.empty((n, policy.n_parameters))
+
+    def cells(self, n_steps):
+        """As above."""
+        return 4 * n_steps * self.score.shape[1]
+
+    def add(self, index, pair, w):
+        """As above."""
+        gradients = np.matmul(np.ascontiguousarray(w.T)[:, None], self.score.take(pair.T, axis=0))[:, 0]
+        self.result[index] = gradients
+        return np.isfinite(gradients.sum())
+
+
+class Alone:
+    """Each trajectory is contracted with the policy over the states that it visits: where every step is a state of its own."""
+
+    def __init__(self, policy, theta, n):
+        self.policy, self.theta = policy, theta
+        self.result = np.zeros((n, policy.n_parameters))
+
+    def cells(self, n_steps):
+        """As above."""
+        return n_steps * self.policy.n_actions
+
+    def add(self, index, pair, w):
+        """As above."""
+        for n, pairs, weights in zip(np.arange(len(self.result))[index], pair.T, w.T, strict=True):
+            alive = np.flatnonzero(pairs < self.policy.n_states * self.policy.n_actions)
+            states, actions = divmod(pairs[alive], self.policy.n_actions)
+            one_hot = np.eye(self.policy.n_actions)[actions]
+            if len(alive):
+                self.result[n] = self.policy.at(states).contract(self.theta, one_hot * weights[alive, None])
+        return np.isfinite(self.result[index].sum())
 
 
 def whole_lines(n, m):
@@ -125,15 +228,15 @@ def row_width(n_pairs):
     return n_pairs + 1 | 1
 
 
-def rows_at_once(n_pairs, n_steps, n):
-    """Return how many of n trajectories of so many steps to look at together; no more than a quarter, if they are many.
+def rows_at_once(cells, n_steps, n):
+    """Return how many of n trajectories of so many steps and cells to look at together; no more than a quarter, if they are many.
 
     What is held for them would be larger than what is returned, and new memory takes longer than what is done with it.
     """
-    return max(1, min(CELLS // row_width(n_pairs), max(min(STEPS // max(n_steps, 1), n // 4), FEWEST)))
+    return max(1, min(CELLS // cells, max(min(STEPS // max(n_steps, 1), n // 4), FEWEST)))
 
 
-def parts(trajectories, n_states, n_actions):
+def parts(trajectories, n_states, n_actions, way):
     """Yield the trajectories to look at together, their pairs s·A + a, and their rewards, (steps of the longest, trajectories).
 
     After the end of an episode the pair is S·A and the reward zero. Where
@@ -144,11 +247,11 @@ def parts(trajectories, n_states, n_actions):
     for n, read in readers:
         lengths = trajectories.lengths[first : first + n]
         saved = lengths.max() - lengths.mean() if n else 0  # steps of each, by looking at the long ones together
-        order = np.argsort(lengths, kind="stable")[::-1] if saved > MOVED * n_states * n_actions else None
+        order = np.argsort(lengths, kind="stable")[::-1] if saved > MOVED * way.cells(1) else None
         i = 0
         while i < n:
             n_steps = int(lengths.max() if order is None else lengths[order[i]])
-            more = rows_at_once(n_states * n_actions, n_steps, n)
+            more = rows_at_once(way.cells(n_steps), n_steps, n)
             index = slice(i, min(i + more, n)) if order is None else order[i : i + more]
             pair, rewards = read(index, n_steps)
             here = slice(first + i, first + i + pair.shape[1]) if isinstance(index, slice) else first + index

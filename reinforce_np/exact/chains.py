@@ -23,6 +23,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from reinforce_np.exact import bellman
+from reinforce_np.products import on_one_thread, rows_of_one_thread
 
 SMALL = 96  # states up to which BLAS is left alone with a dense matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
@@ -31,8 +32,7 @@ WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n t
 WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
-ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
-ONE_THREAD_ROW = 9216  # and that of a vector and a matrix
+ONE_THREAD_ROW = 9216  # multiplications up to which OpenBLAS keeps a product of a vector and a matrix to one thread
 
 
 def visited_values(mdp, pi, r, gamma):
@@ -180,13 +180,7 @@ def pays_to_square(n, S, T):
 
 
 def _product(x, P, out):
-    """Return x P on one thread, by as many rows at a time as BLAS keeps to one.
-
-    Several threads would wait for each other at every step, and long on a busy machine.
-    """
-    rows = ONE_THREAD // max(P.size, 1)
-    if min(rows, len(x)) < 2:
+    """Return x P on one thread."""
+    if len(x) == 1 or rows_of_one_thread(P) < 2:
         return np.einsum("ns,st->nt", x, P, out=out)
-    for i in range(0, len(x), rows):
-        np.dot(x[i : i + rows], P, out=out[i : i + rows])
-    return out
+    return on_one_thread(x, P, out)

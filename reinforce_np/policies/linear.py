@@ -6,6 +6,9 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.policies.base import SoftmaxPolicy, check_options
+from reinforce_np.products import on_one_thread, rows_of_one_thread
+
+FEW = 4  # rows at a time with which a product of matrices is still quick
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +80,10 @@ class LinearSoftmax(SoftmaxPolicy):
     def pull_back(self, weights):
         """Σ_{s,a} w(s,a) φ(s,a), from (..., S, A) to (..., D)."""
         flat = weights.reshape(*weights.shape[:-2], self.n_states * self.n_actions)
-        return flat @ self.features.reshape(-1, self.n_parameters)
+        features = self.features.reshape(-1, self.n_parameters)
+        if flat.ndim == 2 and flat.dtype == features.dtype and rows_of_one_thread(features) >= FEW:
+            return on_one_thread(flat, features, np.empty((len(flat), self.n_parameters)))
+        return flat @ features
 
     def pull_back_magnitudes(self, weights):
         """Return Σ_{s,a} w(s,a) |∂z(s,a)/∂θ|, the size of the terms in `pull_back`, for weights >= 0."""
