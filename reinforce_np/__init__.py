@@ -161,7 +161,8 @@ def __getattr__(name):
     elif _importlib.find_spec(f"reinforce_np.{name}"):
         value = _import(f"reinforce_np.{name}")
     elif name in _homes():
-        value = getattr(_import(_homes()[name]), name)
+        home = _homes()[name]
+        value = getattr(_import(home), name, None) or _import(f"{home}.{name}")
     else:
         raise AttributeError(f"module 'reinforce_np' has no attribute {name!r}")
     globals()[name] = value

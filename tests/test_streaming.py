@@ -18,11 +18,13 @@ from reinforce_np import (
     BatchStandardised,
     Constant,
     Estimator,
+    FeatureSoftmax,
     FiniteMDP,
     GroupStandardised,
     InSampleOptimal,
     KLPenalty,
     LinearSoftmax,
+    NeuralSoftmax,
     PerComponent,
     PerLength,
     PerToken,
@@ -34,6 +36,7 @@ from reinforce_np import (
     TrajectoryRatio,
     algorithms,
     examples,
+    features,
     parallel,
     returns,
     sample,
@@ -150,6 +153,89 @@ def test_trajectories_may_be_looked_at_in_any_order_and_number(at_once, monkeypa
         monkeypatch.setattr(each, "STEPS", steps)
         for given in (batch, written_out(batch), in_rows(batch)):
             assert_exact(estimator.per_trajectory(given, *problem), expected, scale=np.abs(expected).max())
+
+
+def force(monkeypatch, way):
+    """Make gradients of each trajectory be computed in one of the ways of `each`."""
+    monkeypatch.setattr(each, "quickest", lambda *_: way)
+
+
+COLD = TabularSoftmax(3, 3, temperature=0.5)
+MASKED = TabularSoftmax(3, 3, mask=np.array([[True, True, False], [True, True, True], [False, True, True]]))
+LINEAR = LinearSoftmax(np.cos(np.arange(45.0)).reshape(3, 3, 5), temperature=2.0)
+HIDDEN = LinearSoftmax(np.cos(np.arange(45.0)).reshape(3, 3, 5), mask=MASKED.mask)
+OBSERVED = FeatureSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=2), 3).on(np.linspace(-1, 1, 3)[:, None])
+NETWORK = NeuralSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=1), 3, n_hidden=2).on(
+    np.linspace(-1, 1, 3)[:, None]
+)
+
+
+@AT_ONCE
+@pytest.mark.parametrize(("policy", "ways"), [
+    (POLICY, [each.Scattered, each.Gathered]), (COLD, [each.Scattered, each.Gathered]), (MASKED, [each.Scattered, each.Gathered]),
+    (LINEAR, [each.Gathered]), (HIDDEN, [each.Gathered]), (OBSERVED, [each.Gathered, each.Alone]), (NETWORK, [each.Gathered, each.Alone]),
+], ids=["table", "cold table", "masked table", "linear", "masked linear", "observed", "network"])  # fmt: skip
+def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, k, policy, ways):
+    """Episodes of every length, in parts of every size, long ones with long ones."""
+    at_once(k)
+    theta = np.sin(np.arange(policy.n_parameters))
+    mdp, behaviour = REFEREE.replace(horizon=12), np.full((3, 3), 1 / 3)  # which may do what is masked
+    batch, estimator = sample(mdp, POLICY, THETA, 100, behaviour=behaviour, rng=0), Estimator(RewardToGo(BY_STATE))
+    score = policy.score(theta)
+    w = 100 * estimator.weights(written_out(batch), mdp, policy, theta)
+    expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
+    for way, moved, steps in itertools.product([each.Contracted, *ways], (0.0, np.inf), (1, 30, 10**6)):
+        force(monkeypatch, way)
+        monkeypatch.setattr(each, "MOVED", moved)
+        monkeypatch.setattr(each, "FEWEST", 1)
+        monkeypatch.setattr(each, "STEPS", steps)
+        for given in (batch, written_out(batch), in_rows(batch)):
+            assert_exact(estimator.per_trajectory(given, mdp, policy, theta), expected, scale=np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("policy", "way"), [
+    (POLICY, each.Scattered), (LINEAR, each.Gathered), (OBSERVED, each.Alone), (POLICY, each.Contracted),
+])  # fmt: skip
+def test_every_way_knows_trajectories_without_a_step_and_what_leaves_float64(monkeypatch, policy, way):
+    force(monkeypatch, way)
+    batch, theta = written_out(sample(*PROBLEM, 50, rng=0)), np.sin(np.arange(policy.n_parameters))
+    given = dataclasses.replace(batch, lengths=np.where(np.arange(50) % 5, batch.lengths, 0))
+    found = Estimator(RewardToGo()).per_trajectory(given, REFEREE, policy, theta)
+    assert not found[::5].any() and found[1::5].any()
+    with pytest.raises(ValueError, match="the gradient overflows"):
+        Estimator(RewardToGo(-1.7e308)).per_trajectory(batch, REFEREE.replace(gamma=1.0), policy, theta)
+
+
+@pytest.mark.parametrize(("policy", "lengths", "way"), [
+    (TabularSoftmax(1000, 4), [50], each.Scattered), (TabularSoftmax(1000, 4), [200], each.Contracted),
+    (TabularSoftmax(64, 4), [100], each.Contracted), (TabularSoftmax(64, 4), [5], each.Scattered),
+    (LinearSoftmax(np.ones((1000, 4, 16))), 1000 * [50], each.Gathered), (LinearSoftmax(np.ones((1000, 4, 16))), [50], each.Contracted),
+    (LinearSoftmax(np.ones((64, 4, 16))), 1000 * [100], each.Contracted),
+    (FeatureSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=2), 3).on(np.zeros((9000, 1))), 90 * [100], each.Alone),
+    (OBSERVED, [3], each.Contracted),
+])  # fmt: skip
+def test_the_quickest_way_to_the_gradient_of_each(policy, lengths, way):
+    class Batch:
+        def __len__(self):
+            return len(self.lengths)
+
+    batch = Batch()
+    batch.lengths = np.array(lengths)
+    assert each.quickest(batch, policy, policy.n_states, policy.n_actions) is way
+
+
+def test_a_table_that_contracts_as_it_likes_is_left_to_it():
+    class Twice(TabularSoftmax):
+        def contract(self, theta, weights):
+            return 2 * super().contract(theta, weights)
+
+    mdp = examples.random_mdp(n_states=60, n_actions=3, horizon=4, rng=0)
+    batch, estimator = sample(mdp, TabularSoftmax(60, 3), np.zeros(180), 50, rng=0), Estimator(RewardToGo())
+    plain, twice = (
+        estimator.per_trajectory(batch, mdp, policy(60, 3), np.zeros(180)) for policy in (TabularSoftmax, Twice)
+    )
+    assert plain.any()
+    assert_exact(twice, 2 * plain)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint64, np.int64])
