@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from problems import PROBLEMS, complex_step, score_by_loops, table
 from tolerances import EXACT, assert_exact
 
-from reinforce_np import LinearSoftmax, TabularSoftmax
+from reinforce_np import LinearSoftmax, TabularSoftmax, products
 from reinforce_np.policies import softmax
 from reinforce_np.policies.base import SoftmaxPolicy
 
@@ -220,6 +220,18 @@ def test_pull_back_is_the_transpose_of_linear_logits(case, data):
         product,
         scale=100 * np.abs(theta).max(initial=1.0),
     )
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 16])
+@pytest.mark.parametrize("dtype", [float, complex, int, np.float32])
+def test_many_rows_are_pulled_back_a_few_at_a_time(monkeypatch, n, dtype):
+    """On one thread: four rows at once here, of which the last ones may be fewer."""
+    monkeypatch.setattr(products, "ONE_THREAD", 4 * LINEAR.features.size)
+    weights = np.round(8 * np.cos(np.arange(4.0 * n))).reshape(n, 2, 2).astype(dtype)
+    weights = weights * 1j if dtype is complex else weights
+    expected = np.einsum("nsa,sad->nd", weights, LINEAR.features)
+    assert_exact(LINEAR.pull_back(weights), expected, scale=100.0)
+    assert_exact(LINEAR.pull_back(weights[None])[0], expected, scale=100.0)
 
 
 # Entropy and divergence.

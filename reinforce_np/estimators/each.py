@@ -189,8 +189,7 @@ class Alone:
             alive = np.flatnonzero(pairs < self.policy.n_states * self.policy.n_actions)
             states, actions = divmod(pairs[alive], self.policy.n_actions)
             one_hot = np.eye(self.policy.n_actions)[actions]
-            if len(alive):
-                self.result[n] = self.policy.at(states).contract(self.theta, one_hot * weights[alive, None])
+            self.result[n] = self.policy.at(states).contract(self.theta, one_hot * weights[alive, None])
         return np.isfinite(self.result[index].sum())
 
 

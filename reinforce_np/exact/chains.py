@@ -78,7 +78,7 @@ def visited_values_by_outcomes(mdp, pi, r, gamma):
 def quickest(mdp):
     """Return the way that takes the least time for one policy."""
     (J, S), T = mdp.neighbours.into.shape, mdp.horizon
-    gathers = len(mdp.neighbours.entered_by) and 0 < T * S * J <= TOGETHER
+    gathers = len(mdp.neighbours.entered_by) and T * S * J <= TOGETHER
     return quickest_of(S, T, J, len(mdp.adjacent.beside) if gathers else None)
 
 
@@ -169,7 +169,7 @@ def _by_powers(P, r_pi, start, T):
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
-        if t == 2 * n and pays_to_square(n, S, T):
+        if pays_to_square(n, S, T):  # t is 2n then
             P, n = product(P, P, out=np.empty_like(P)), 2 * n
     return d.sum(axis=0), product(d.T, v[:T], out=np.empty_like(P))
 
