@@ -67,6 +67,11 @@ def dense(horizon=100):
     return mdp, LinearSoftmax(rng.normal(size=(200, 5, 32))), 0.3 * rng.normal(size=32)
 
 
+def corridor(horizon=50):
+    """Three states: nearly all of the time is what calls take by themselves."""
+    return examples.short_corridor().replace(horizon=horizon, gamma=0.9), TabularSoftmax(3, 2), np.sin(np.arange(6.0))
+
+
 def by_steps(mdp, policy, theta):
     """Return the gradient as the equations are written: all outcomes at every step, Q and d for each."""
     pi, r, gamma = induced(mdp, policy, theta, exact.Discounted())
@@ -120,6 +125,10 @@ def report(options):
     """Yield ratios to the peers, growth, and what listing, refusing and importing cost."""
     problems = {f"gridworld of {n:,} states": gridworld(n) for n in ((64, 2500) if options.quick else SIZES)}
     problems |= {"FrozenLake 8x8, 256 logits": lake(), "dense, 200 states, 5 actions, 200 successors": dense()}
+    problems |= {
+        "at random, 300 states, 12 successors": random(300, n_outcomes=3),
+        "short corridor, 3 states": corridor(),
+    }
     for name, problem in problems.items():
         expected = by_steps(*problem)
         contenders = [

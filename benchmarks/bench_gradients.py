@@ -1,4 +1,4 @@
-"""The gradient of each trajectory, 10⁴ of them, 256 parameters, from trajectories that are given."""
+"""The gradient of each trajectory, up to 10⁴ of them, from trajectories that are given."""
 
 import dataclasses
 from functools import partial
@@ -23,7 +23,14 @@ def busy():
     return examples.random_mdp(n_states=64, n_actions=4, n_outcomes=3, horizon=100, gamma=0.99, termination=0.0, rng=0)
 
 
-MODELS = {"few rewards": lake, "long and paid": busy}
+def wide():
+    """A thousand states, of which a trajectory visits fifty at most: most of a gradient is zero."""
+    return examples.random_mdp(
+        n_states=1_000, n_actions=4, n_outcomes=3, horizon=50, gamma=0.99, termination=0.0, rng=0
+    )
+
+
+MODELS = {"few rewards": lake, "long and paid": busy, "1,000 states": wide}
 
 
 def problem(name, n):
@@ -41,13 +48,18 @@ class PerTrajectory:
     param_names = "model", "from_elsewhere"
 
     def setup(self, model, from_elsewhere):
-        self.given = problem(model, 10_000)
+        self.given = problem(model, number(model))
         check(self.given)(self.time_per_trajectory(model, from_elsewhere))
         if from_elsewhere:
             self.given = (dataclasses.replace(self.given[0]), *self.given[1:])
 
     def time_per_trajectory(self, model, from_elsewhere):
         return REINFORCE.per_trajectory(*self.given)
+
+
+def number(model, quick=False):
+    """Return how many trajectories of a model: fewer of those with many parameters."""
+    return (10_000 if model != "1,000 states" else 1_000) // (10 if quick else 1)
 
 
 def check(given, tolerance=FLOAT64):
@@ -72,8 +84,8 @@ def check(given, tolerance=FLOAT64):
 
 def report(options):
     """Yield ratios for both models, and growth."""
-    n = 1_000 if options.quick else 10_000
     for name in MODELS:
+        n = number(name, options.quick)
         given = problem(name, n)
         elsewhere = (dataclasses.replace(given[0]), *given[1:])
         contenders = [
@@ -82,7 +94,9 @@ def report(options):
         ]
         if options.peers:
             contenders += list(theirs(given))
-        yield ratio_table(f"Gradient of each of {n:,} trajectories, 256 parameters, {name}", race(contenders, options))
+        title = f"Gradient of each of {n:,} trajectories, {given[2].n_parameters:,} parameters, {name}"
+        yield ratio_table(title, race(contenders, options))
+    n = number("long and paid", options.quick)
     sizes, seconds = [n // 10, n // 2, n, 2 * n], []
     for size in sizes:
         given = problem("long and paid", size)

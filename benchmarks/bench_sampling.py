@@ -52,7 +52,12 @@ def dense():
     return mdp, LinearSoftmax(features), 0.3 * np.random.default_rng(1).normal(size=32)
 
 
-PROBLEMS = {"rare success": rare, "success 0.30": trained, "dense": dense}
+def bandit():
+    """Ten arms: an episode is one step, so that what each episode takes by itself is most of the time."""
+    return examples.bandit(means=np.linspace(0, 1, 10)), TabularSoftmax(1, 10), np.random.default_rng(0).normal(size=10)
+
+
+PROBLEMS = {"rare success": rare, "success 0.30": trained, "dense": dense, "bandit": bandit}
 
 
 class Streaming:
