@@ -68,8 +68,9 @@ def dense(horizon=100):
 
 
 def corridor(horizon=50):
-    """Three states: nearly all of the time is what calls take by themselves."""
-    return examples.short_corridor().replace(horizon=horizon, gamma=0.9), TabularSoftmax(3, 2), np.sin(np.arange(6.0))
+    """A few states: nearly all of the time is what calls take by themselves."""
+    mdp = examples.short_corridor().replace(horizon=horizon, gamma=0.9)
+    return mdp, TabularSoftmax(mdp.n_states, 2), np.sin(np.arange(2.0 * mdp.n_states))
 
 
 def by_steps(mdp, policy, theta):
@@ -127,7 +128,7 @@ def report(options):
     problems |= {"FrozenLake 8x8, 256 logits": lake(), "dense, 200 states, 5 actions, 200 successors": dense()}
     problems |= {
         "at random, 300 states, 12 successors": random(300, n_outcomes=3),
-        "short corridor, 3 states": corridor(),
+        "short corridor, 4 states": corridor(),
     }
     for name, problem in problems.items():
         expected = by_steps(*problem)

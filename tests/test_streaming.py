@@ -202,6 +202,12 @@ def test_every_way_knows_trajectories_without_a_step_and_what_leaves_float64(mon
     given = dataclasses.replace(batch, lengths=np.where(np.arange(50) % 5, batch.lengths, 0))
     found = Estimator(RewardToGo()).per_trajectory(given, REFEREE, policy, theta)
     assert not found[::5].any() and found[1::5].any()
+    monkeypatch.setattr(each, "MOVED", -1.0)  # those without a step by themselves
+    monkeypatch.setattr(each, "FEWEST", 1)
+    monkeypatch.setattr(each, "STEPS", 5)
+    assert_exact(Estimator(RewardToGo()).per_trajectory(given, REFEREE, policy, theta), found, scale=np.abs(found).max())
+    none = dataclasses.replace(batch, lengths=np.zeros(50, dtype=int))
+    assert not Estimator(RewardToGo(2.0)).per_trajectory(none, REFEREE, policy, theta).any()
     with pytest.raises(ValueError, match="the gradient overflows"):
         Estimator(RewardToGo(-1.7e308)).per_trajectory(batch, REFEREE.replace(gamma=1.0), policy, theta)
 

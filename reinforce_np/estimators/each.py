@@ -3,14 +3,16 @@
     ĝₙ = Σ_{s,a} wₙ(s,a) ∇log π(a|s),        wₙ(s,a) = N Σₜ w[n,t] 1{s_t = s, a_t = a}
 
 `Estimator.batch_weights` is where the weights w[n,t] are to be read. Those of
-reward-to-go are computed here as well, steps first and part by part.
+reward-to-go are computed here as well, steps first and part by part. The sum
+over states and actions is `Contracted`; where a trajectory visits few of the
+states, it is quicker to go by its steps: `Scattered`, `Gathered`, `Alone`.
 """
 
 import numpy as np
 
 from reinforce_np.estimators.advantages import RewardToGo, TotalReturn
 from reinforce_np.estimators.normalisers import Constant, PerLength, PerTrajectory
-from reinforce_np.estimators.packed import applies, discounts, divisor, of_pairs
+from reinforce_np.estimators.packed import TINY, applies, discounts, divisor, of_pairs
 from reinforce_np.estimators.ratios import OnPolicy
 from reinforce_np.policies import softmax
 from reinforce_np.policies.base import SoftmaxPolicy
@@ -70,16 +72,28 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
         return None
     discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
+    from_start = estimator.discounted_score and mdp.gamma**n_steps > TINY  # else γᵗ loses its digits before it meets a reward
     way = quickest(trajectories, policy, S, A)(policy, theta, n)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, pair, w in parts(trajectories, S, A, way):
-            to_go(w, mdp.gamma)
-            if baseline is not None:
-                w -= baseline(pair)
-            w *= discount[: len(w)]
+            credit(w, None if baseline is None else baseline(pair), discount[: len(w)], mdp.gamma, from_start)
             if not way.add(index, pair, w):
                 return None
     return way.result
+
+
+def credit(r, b, discount, gamma, from_start):
+    """Replace rewards r (T, N) by discount_t (G_t − b), b (T, N) or None; `from_start` says that the discount is that of returns."""
+    if from_start:  # γᵗ G_t are the sums of γᵗ r_t from each step on
+        r *= discount
+        to_go(r, 1.0)
+        if b is not None:
+            r -= np.multiply(b, discount, out=b)
+    else:
+        to_go(r, gamma)
+        if b is not None:
+            r -= b
+        r *= discount
 
 
 def quickest(trajectories, policy, n_states, n_actions):
@@ -232,7 +246,7 @@ def rows_at_once(cells, n_steps, n):
 
     What is held for them would be larger than what is returned, and new memory takes longer than what is done with it.
     """
-    return max(1, min(CELLS // cells, max(min(STEPS // max(n_steps, 1), n // 4), FEWEST)))
+    return max(1, min(CELLS // max(cells, 1), max(min(STEPS // max(n_steps, 1), n // 4), FEWEST)))
 
 
 def parts(trajectories, n_states, n_actions, way):
