@@ -205,11 +205,46 @@ def test_every_way_knows_trajectories_without_a_step_and_what_leaves_float64(mon
     monkeypatch.setattr(each, "MOVED", -1.0)  # those without a step by themselves
     monkeypatch.setattr(each, "FEWEST", 1)
     monkeypatch.setattr(each, "STEPS", 5)
-    assert_exact(Estimator(RewardToGo()).per_trajectory(given, REFEREE, policy, theta), found, scale=np.abs(found).max())
+    assert_exact(
+        Estimator(RewardToGo()).per_trajectory(given, REFEREE, policy, theta), found, scale=np.abs(found).max()
+    )
     none = dataclasses.replace(batch, lengths=np.zeros(50, dtype=int))
     assert not Estimator(RewardToGo(2.0)).per_trajectory(none, REFEREE, policy, theta).any()
     with pytest.raises(ValueError, match="the gradient overflows"):
         Estimator(RewardToGo(-1.7e308)).per_trajectory(batch, REFEREE.replace(gamma=1.0), policy, theta)
+
+
+def one_path(rewards):
+    """A record of one trajectory that stays in the first of two states, and takes the first of two actions."""
+    T = len(rewards)
+    zero = np.zeros((1, T), dtype=int)
+    return Trajectories(zero, zero, np.array([rewards]), np.array([T]), np.ones(1, bool), np.zeros(1, bool), zero[:, 0], zero - 0.5,
+                        zero[:, 0])  # fmt: skip
+
+
+@pytest.mark.parametrize("way", [each.Scattered, each.Gathered, each.Contracted])
+def test_infinities_of_both_signs_are_refused(monkeypatch, way):
+    """Each step is finite, and so would be a sum in which they cancel."""
+    force(monkeypatch, way)
+    mdp = FiniteMDP(np.ones((2, 2, 1)), np.zeros((2, 2, 1), int), np.zeros((2, 2, 1)), np.zeros((2, 2, 1), bool),
+                    initial=[1.0, 0.0], gamma=0.999, horizon=6)  # fmt: skip
+    estimator = Estimator(RewardToGo(-1.2e308), discounted_score=False)
+    with pytest.raises(ValueError, match="the gradient overflows"):
+        estimator.per_trajectory(one_path(6 * [0.0]), mdp, TabularSoftmax(2, 2), np.zeros(4))
+
+
+@pytest.mark.parametrize("c", [1.0, 1e100])
+@pytest.mark.parametrize("discounted", [True, False])
+def test_a_large_constant_does_not_make_discounts_underflow(c, discounted):
+    """γᵗ/c is zero where the reward is; γᵗ is not, nor is what is paid divided by c."""
+    T = 960
+    mdp = FiniteMDP(np.ones((2, 2, 1)), np.zeros((2, 2, 1), int), np.zeros((2, 2, 1)), np.zeros((2, 2, 1), bool),
+                    initial=[1.0, 0.0], gamma=0.5, horizon=T)  # fmt: skip
+    estimator = Estimator(RewardToGo(), normaliser=Constant(c), discounted_score=discounted)
+    found = estimator.per_trajectory(one_path((T - 1) * [0.0] + [1e300]), mdp, TabularSoftmax(2, 2), np.zeros(4))
+    paid = 0.5 ** (T - 1) * 1e300 / c
+    expected = T * paid / 2 if discounted else paid * (2.0**T - 1) / 2
+    np.testing.assert_allclose(found[0, :2], [expected, -expected], rtol=1e-12)
 
 
 @pytest.mark.parametrize(("policy", "lengths", "way"), [

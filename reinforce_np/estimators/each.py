@@ -70,21 +70,27 @@ def gradients_of_each(estimator, trajectories, mdp, policy, theta):
     n, n_steps, S, A = len(trajectories), trajectories.n_steps, mdp.n_states, mdp.n_actions
     if not n_steps or not applies(estimator, mdp, n_steps) or getattr(policy, "is_density", False):
         return None
-    discount = discounts(estimator, mdp.gamma, n_steps)[:, None] * (n / divisor(estimator, n))
+    discount, scale = discounts(estimator, mdp.gamma, n_steps)[:, None], n / divisor(estimator, n)
     baseline = _of_each_pair(estimator.advantage.baseline, S, A)
-    from_start = estimator.discounted_score and mdp.gamma**n_steps > TINY  # else γᵗ loses its digits before it meets a reward
+    gamma = mdp.gamma
+    if (
+        estimator.discounted_score and (discount * scale).min() > TINY
+    ):  # else γᵗ loses its digits before it meets a reward
+        discount, scale, gamma = discount * scale, 1.0, None
     way = quickest(trajectories, policy, S, A)(policy, theta, n)
     with np.errstate(over="ignore", invalid="ignore"):
         for index, pair, w in parts(trajectories, S, A, way):
-            credit(w, None if baseline is None else baseline(pair), discount[: len(w)], mdp.gamma, from_start)
+            credit(w, None if baseline is None else baseline(pair), discount[: len(w)], gamma)
+            if scale != 1.0:
+                w *= scale
             if not way.add(index, pair, w):
                 return None
     return way.result
 
 
-def credit(r, b, discount, gamma, from_start):
-    """Replace rewards r (T, N) by discount_t (G_t − b), b (T, N) or None; `from_start` says that the discount is that of returns."""
-    if from_start:  # γᵗ G_t are the sums of γᵗ r_t from each step on
+def credit(r, b, discount, gamma):
+    """Replace rewards r (T, N) by discount_t (G_t − b), b (T, N) or None; no `gamma` says that the discount has it."""
+    if gamma is None:  # γᵗ G_t are the sums of γᵗ r_t from each step on
         r *= discount
         to_go(r, 1.0)
         if b is not None:
@@ -162,9 +168,10 @@ class Scattered:
         pair, w, first = pair[alive], w[alive], np.broadcast_to(first, alive.shape)[alive]
         terms = self.score.take(pair, axis=0)
         terms *= w[:, None]
-        cell = first + pair // n_actions * n_actions
-        np.add.at(self.result.reshape(-1), (cell[:, None] + np.arange(n_actions)).ravel(), terms.ravel())
-        return np.isfinite(terms.sum())
+        cells = ((first + pair // n_actions * n_actions)[:, None] + np.arange(n_actions)).ravel()
+        result = self.result.reshape(-1)
+        np.add.at(result, cells, terms.ravel())
+        return np.isfinite(result.take(cells).sum())
 
 
 class Gathered:
