@@ -8,7 +8,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import types
 
 import pytest
 
@@ -101,13 +100,10 @@ print(json.dumps([alone, sorted({name.split(".")[0] for name in set(sys.modules)
     assert set(new) <= {"reinforce_np", "numpy"} | sys.stdlib_module_names
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in reinforce_np.__all__ if isinstance(getattr(reinforce_np, name), types.ModuleType)]
-)
-def test_a_public_module_can_be_imported_first(name):
+@pytest.mark.parametrize("name", ["algorithms", "features", "optimisers"])
+def test_a_module_from_further_down_can_be_imported_first(name):
     """Of a fresh interpreter: what another module has imported before does not count."""
-    found = run(f"import json; from reinforce_np import {name}; print(json.dumps({name}.__name__))")
-    assert found == getattr(reinforce_np, name).__name__
+    assert run(f"import json; from reinforce_np import {name}; print(json.dumps({name}.__name__))").endswith(f".{name}")
 
 
 def test_optional_packages_are_not_imported():

@@ -170,14 +170,13 @@ NETWORK = NeuralSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=1), 3,
 )
 
 
-@AT_ONCE
 @pytest.mark.parametrize(("policy", "ways"), [
     (POLICY, [each.Scattered, each.Gathered]), (COLD, [each.Scattered, each.Gathered]), (MASKED, [each.Scattered, each.Gathered]),
     (LINEAR, [each.Gathered]), (HIDDEN, [each.Gathered]), (OBSERVED, [each.Gathered, each.Alone]), (NETWORK, [each.Gathered, each.Alone]),
 ], ids=["table", "cold table", "masked table", "linear", "masked linear", "observed", "network"])  # fmt: skip
-def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, k, policy, ways):
+def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, policy, ways):
     """Episodes of every length, in parts of every size, long ones with long ones."""
-    at_once(k)
+    at_once(2)
     theta = np.sin(np.arange(policy.n_parameters))
     mdp, behaviour = REFEREE.replace(horizon=12), np.full((3, 3), 1 / 3)  # which may do what is masked
     batch, estimator = sample(mdp, POLICY, THETA, 100, behaviour=behaviour, rng=0), Estimator(RewardToGo(BY_STATE))
