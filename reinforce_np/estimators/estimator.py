@@ -221,7 +221,7 @@ class Estimator:
         """
         w = self.batch_weights(batch)
         trajectories, S, A = batch.trajectories, batch.policy.n_states, batch.policy.n_actions
-        chunk = rows_at_once(S * A, trajectories.n_steps, n_rows)
+        chunk = rows_at_once(row_width(S * A), trajectories.n_steps, n_rows)
         result = np.empty((n_rows, batch.policy.n_parameters))
         for first in range(0, n_rows, chunk):
             n = slice(*np.searchsorted(row, [first, first + chunk]))
