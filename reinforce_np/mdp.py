@@ -252,6 +252,13 @@ class FiniteMDP:
         return found
 
     @cached_property
+    def cells(self):
+        """Entry of a flattened (S, S) matrix to which each outcome leads, s·S + s', shape (S, A, K)."""
+        cells = self.next_state + self.n_states * np.arange(self.n_states)[:, None, None]
+        cells.setflags(write=False)
+        return cells
+
+    @cached_property
     def adjacent(self):
         """States beside each state, found once per model where `neighbours` says from where each is entered: an `Adjacent`.
 
@@ -289,7 +296,7 @@ class FiniteMDP:
         other = dataclasses.replace(self, **changes)
         if changes.keys().isdisjoint(("probability", "next_state", "terminated")):  # what these are found from
             vars(other).update(
-                {x: vars(self)[x] for x in ("continuation", "neighbours", "adjacent") if x in vars(self)}
+                {x: vars(self)[x] for x in ("continuation", "neighbours", "cells", "adjacent") if x in vars(self)}
             )
         return other
 

@@ -7,11 +7,17 @@ gains where there are many, and several times as much on a machine that is busy.
 import numpy as np
 
 ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
+ONE_THREAD_ROW = 9216  # the same for a product of a vector and a matrix
 
 
 def rows_of_one_thread(y):
     """Return how many rows to multiply by y at a time so that BLAS keeps to one thread."""
     return ONE_THREAD // max(y.size, 1)
+
+
+def one_thread_will_do(y):
+    """Say whether BLAS keeps a product of a vector and y to one thread."""
+    return y.size < ONE_THREAD_ROW
 
 
 def on_one_thread(x, y, out):

@@ -1126,7 +1126,7 @@ def test_long_sweeps_over_merged_chains(mdp):
         there = between[..., way] < into.size
         assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
         assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
-    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "adjacent", "continuation"}
+    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "adjacent", "cells", "continuation"}
 
 
 @pytest.mark.parametrize(("sizes", "way"), [

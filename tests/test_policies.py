@@ -222,6 +222,16 @@ def test_pull_back_is_the_transpose_of_linear_logits(case, data):
     )
 
 
+@pytest.mark.parametrize("large", [True, False])
+@pytest.mark.parametrize("states", [slice(None), np.array([1, 0, 1])])
+def test_logits_of_small_and_large_features_are_sums_of_products(monkeypatch, large, states):
+    monkeypatch.setattr(products, "ONE_THREAD_ROW", LINEAR.features.size + 2 if large else 10**6)
+    theta = np.array([0.5, -1.0, 2.0])[: LINEAR.n_parameters]
+    for vector in (theta, theta + 1j, np.stack([theta, -theta]), list(theta)):
+        expected = np.einsum("sad,...d->...sa", LINEAR.features[states], vector)
+        assert_exact(LINEAR.linear_logits(vector, states), expected, scale=100.0)
+
+
 @pytest.mark.parametrize("n", [0, 1, 7, 16])
 @pytest.mark.parametrize("dtype", [float, complex, int, np.float32])
 def test_many_rows_are_pulled_back_a_few_at_a_time(monkeypatch, n, dtype):

@@ -16,14 +16,13 @@ Neither recursion scatters: values are gathered from the states that follow, and
 the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`).
 """
 
-import itertools
 from collections.abc import Callable
 from functools import lru_cache, partial
 
 import numpy as np
 
 from reinforce_np.exact import bellman
-from reinforce_np.products import on_one_thread, rows_of_one_thread
+from reinforce_np.products import on_one_thread, one_thread_will_do, rows_of_one_thread
 
 SMALL = 96  # states up to which BLAS is left alone with a dense matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
@@ -32,7 +31,6 @@ WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n t
 WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
-ONE_THREAD_ROW = 9216  # multiplications up to which OpenBLAS keeps a product of a vector and a matrix to one thread
 
 
 def visited_values(mdp, pi, r, gamma):
@@ -57,7 +55,7 @@ def visited_values(mdp, pi, r, gamma):
     into, pair, *entered = mdp.neighbours
     way, n_pairs = _by_steps if batch else quickest(mdp), into.size
     if way is _by_powers:
-        pair, n_pairs = mdp.next_state + S * np.arange(S)[:, None, None], S * S
+        pair, n_pairs = mdp.cells, S * S
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
     P = bellman.summed(pair, n_pairs + 1)(pi[:, :, None] * p)  # the last is zero: of no pair
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
@@ -90,7 +88,7 @@ def quickest_of(S, T, J, L):
     ways: dict[Callable, float] = {_by_steps: T * (6500 + 3.1 * S * J)}
     if L is not None:
         ways[_together] = 10_000 + T * (1200 + S * (1.6 * (L + 1) + 0.6 * J))
-    squarings = next(i for i in itertools.count() if not pays_to_square(2**i, S, T))
+    squarings = most_at_a_time(S, T).bit_length() - 1
     if S <= (MOST_DENSE if squarings else SMALL):
         ways[_by_powers] = (2 * squarings * S**3 + 6 * T * S**2) / 40 + 2500 * (squarings + T / 2**squarings)
     return min(ways, key=lambda way: ways[way])
@@ -145,7 +143,7 @@ def _together(P, r_pi, start, T, into, beside, between):
 
 def _adding_rows(terms):
     """Return the quickest function that adds up the rows of `terms` in one thread."""
-    if terms.size < ONE_THREAD_ROW:
+    if one_thread_will_do(terms):
         return np.ones(len(terms), dtype=terms.dtype).dot
     return partial(np.add.reduce, axis=0)
 
@@ -159,9 +157,9 @@ def _by_powers(P, r_pi, start, T):
     """
     S, dtype = len(start), r_pi.dtype
     P = P[:-1].reshape(S, S)
-    d, v = np.empty((T, S), dtype=dtype), np.zeros((T + 1, S), dtype=dtype)
-    d[-1:], v[1:] = start, r_pi
-    product = np.dot if S <= SMALL else _product
+    d, v = np.empty((T, S), dtype=dtype), np.empty((T + 1, S), dtype=dtype)
+    d[-1:], v[:1], v[1:2] = start, 0.0, r_pi
+    product, most = np.dot if S <= SMALL else _product, most_at_a_time(S, T)
     n = t = 1
     while t < T:
         m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
@@ -169,14 +167,18 @@ def _by_powers(P, r_pi, start, T):
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
         t += m
-        if pays_to_square(n, S, T):  # t is 2n then
+        if n < most:  # t is 2n then
             P, n = product(P, P, out=np.empty_like(P)), 2 * n
-    return d.sum(axis=0), product(d.T, v[:T], out=np.empty_like(P))
+    return _adding_rows(d)(d), product(d.T, v[:T], out=np.empty_like(P))
 
 
-def pays_to_square(n, S, T):
-    """Say whether to go on 2n steps at a time, of T, where it was n."""
-    return 2 * n < T and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T
+@lru_cache
+def most_at_a_time(S, T):
+    """Return how many steps at a time, of T, a dense chain of S states goes in the end: a power of two, as far as it pays to square."""
+    n = 1
+    while 2 * n < T and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
+        n *= 2
+    return n
 
 
 def _product(x, P, out):
