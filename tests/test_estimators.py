@@ -24,6 +24,7 @@ from reinforce_np import (
     sample,
 )
 from reinforce_np.estimators import each as each_module
+from reinforce_np.estimators import ways
 from reinforce_np.estimators import returns, rewards_to_go
 
 REFEREE = examples.referee()
@@ -153,7 +154,7 @@ def test_chunks_change_nothing(monkeypatch, batch):
     )
     for name, size, most in (
         ("CELLS", 1, 1),
-        ("CELLS", each_module.row_width(9) * 7, 7),
+        ("CELLS", ways.row_width(9) * 7, 7),
         ("STEPS", 1, 1),
     ):  # one at a time, and seven
         seen.clear()

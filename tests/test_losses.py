@@ -659,6 +659,7 @@ def test_a_state_never_visited_has_baseline_zero_and_a_score_never_seen_too():
 
 def test_rows_are_contracted_in_chunks_without_changing_them(p, monkeypatch):
     from reinforce_np.estimators import each as module
+    from reinforce_np.estimators import ways
 
     estimator = Estimator(
         PerComponent(RewardToGo(), p.policy.score(p.theta).mean(axis=1)),
@@ -666,6 +667,6 @@ def test_rows_are_contracted_in_chunks_without_changing_them(p, monkeypatch):
     )
     args = (p.batch, p.mdp, p.policy, p.theta)
     whole = estimator.per_trajectory(*args)
-    for cells in (1, 2 * module.row_width(S * A), 3 * module.row_width(S * A) + 1):
+    for cells in (1, 2 * ways.row_width(S * A), 3 * ways.row_width(S * A) + 1):
         monkeypatch.setattr(module, "CELLS", cells)
         assert_same(estimator.per_trajectory(*args), whole, np.abs(whole).max())

@@ -42,7 +42,7 @@ from reinforce_np import (
     sample,
     stream_gradient,
 )
-from reinforce_np.estimators import each, packed
+from reinforce_np.estimators import each, packed, ways
 from reinforce_np.estimators.packed import packed_weights
 from reinforce_np.sampling import draw, tables
 from reinforce_np.trajectories import FIELDS, WIDE, concatenate
@@ -156,7 +156,7 @@ def test_trajectories_may_be_looked_at_in_any_order_and_number(at_once, monkeypa
 
 
 def force(monkeypatch, way):
-    """Make gradients of each trajectory be computed in one of the ways of `each`."""
+    """Make gradients of each trajectory be computed in one way."""
     monkeypatch.setattr(each, "quickest", lambda *_: way)
 
 
@@ -170,11 +170,11 @@ NETWORK = NeuralSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=1), 3,
 )
 
 
-@pytest.mark.parametrize(("policy", "ways"), [
-    (POLICY, [each.Scattered, each.Gathered]), (COLD, [each.Scattered, each.Gathered]), (MASKED, [each.Scattered, each.Gathered]),
-    (LINEAR, [each.Gathered]), (HIDDEN, [each.Gathered]), (OBSERVED, [each.Gathered, each.Alone]), (NETWORK, [each.Gathered, each.Alone]),
+@pytest.mark.parametrize(("policy", "by_steps"), [
+    (POLICY, [ways.Scattered, ways.Gathered]), (COLD, [ways.Scattered, ways.Gathered]), (MASKED, [ways.Scattered, ways.Gathered]),
+    (LINEAR, [ways.Gathered]), (HIDDEN, [ways.Gathered]), (OBSERVED, [ways.Gathered, ways.Alone]), (NETWORK, [ways.Gathered, ways.Alone]),
 ], ids=["table", "cold table", "masked table", "linear", "masked linear", "observed", "network"])  # fmt: skip
-def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, policy, ways):
+def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, policy, by_steps):
     """Episodes of every length, in parts of every size, long ones with long ones."""
     at_once(2)
     theta = np.sin(np.arange(policy.n_parameters))
@@ -183,7 +183,7 @@ def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, policy
     score = policy.score(theta)
     w = 100 * estimator.weights(written_out(batch), mdp, policy, theta)
     expected = np.einsum("nt,ntp->np", w, score[batch.states, batch.actions])
-    for way, moved, steps in itertools.product([each.Contracted, *ways], (0.0, np.inf), (1, 30, 10**6)):
+    for way, moved, steps in itertools.product([ways.Contracted, *by_steps], (0.0, np.inf), (1, 30, 10**6)):
         force(monkeypatch, way)
         monkeypatch.setattr(each, "MOVED", moved)
         monkeypatch.setattr(each, "FEWEST", 1)
@@ -193,7 +193,7 @@ def test_ways_to_the_gradient_of_each(at_once, monkeypatch, small_blocks, policy
 
 
 @pytest.mark.parametrize(("policy", "way"), [
-    (POLICY, each.Scattered), (LINEAR, each.Gathered), (OBSERVED, each.Alone), (POLICY, each.Contracted),
+    (POLICY, ways.Scattered), (LINEAR, ways.Gathered), (OBSERVED, ways.Alone), (POLICY, ways.Contracted),
 ])  # fmt: skip
 def test_every_way_knows_trajectories_without_a_step_and_what_leaves_float64(monkeypatch, policy, way):
     force(monkeypatch, way)
@@ -221,7 +221,7 @@ def one_path(rewards):
                         zero[:, 0])  # fmt: skip
 
 
-@pytest.mark.parametrize("way", [each.Scattered, each.Gathered, each.Contracted])
+@pytest.mark.parametrize("way", [ways.Scattered, ways.Gathered, ways.Contracted])
 def test_infinities_of_both_signs_are_refused(monkeypatch, way):
     """Each step is finite, and so would be a sum in which they cancel."""
     force(monkeypatch, way)
@@ -247,12 +247,12 @@ def test_a_large_constant_does_not_make_discounts_underflow(c, discounted):
 
 
 @pytest.mark.parametrize(("policy", "lengths", "way"), [
-    (TabularSoftmax(1000, 4), [50], each.Scattered), (TabularSoftmax(1000, 4), [200], each.Contracted),
-    (TabularSoftmax(64, 4), [100], each.Contracted), (TabularSoftmax(64, 4), [5], each.Scattered),
-    (LinearSoftmax(np.ones((1000, 4, 16))), 1000 * [50], each.Gathered), (LinearSoftmax(np.ones((1000, 4, 16))), [50], each.Contracted),
-    (LinearSoftmax(np.ones((64, 4, 16))), 1000 * [100], each.Contracted),
-    (FeatureSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=2), 3).on(np.zeros((9000, 1))), 90 * [100], each.Alone),
-    (OBSERVED, [3], each.Contracted),
+    (TabularSoftmax(1000, 4), [50], ways.Scattered), (TabularSoftmax(1000, 4), [200], ways.Contracted),
+    (TabularSoftmax(64, 4), [100], ways.Contracted), (TabularSoftmax(64, 4), [5], ways.Scattered),
+    (LinearSoftmax(np.ones((1000, 4, 16))), 1000 * [50], ways.Gathered), (LinearSoftmax(np.ones((1000, 4, 16))), [50], ways.Contracted),
+    (LinearSoftmax(np.ones((64, 4, 16))), 1000 * [100], ways.Contracted),
+    (FeatureSoftmax(features.Polynomial(low=[-1.0], high=[1.0], order=2), 3).on(np.zeros((9000, 1))), 90 * [100], ways.Alone),
+    (OBSERVED, [3], ways.Contracted),
 ])  # fmt: skip
 def test_the_quickest_way_to_the_gradient_of_each(policy, lengths, way):
     class Batch:
@@ -261,7 +261,7 @@ def test_the_quickest_way_to_the_gradient_of_each(policy, lengths, way):
 
     batch = Batch()
     batch.lengths = np.array(lengths)
-    assert each.quickest(batch, policy, policy.n_states, policy.n_actions) is way
+    assert ways.quickest(batch, policy, policy.n_states, policy.n_actions) is way
 
 
 def test_a_table_that_contracts_as_it_likes_is_left_to_it():

@@ -18,10 +18,11 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.estimators.baselines import PerComponent
 from reinforce_np.estimators.batch import Batch
-from reinforce_np.estimators.each import added_up, gradients_of_each, paid_part, row_width, rows_at_once
+from reinforce_np.estimators.each import gradients_of_each, paid_part, rows_at_once
 from reinforce_np.estimators.normalisers import PerTrajectory
 from reinforce_np.estimators.packed import finite, packed_weights
 from reinforce_np.estimators.ratios import OnPolicy, PerDecisionRatio, VTrace
+from reinforce_np.estimators.ways import added_up, row_width
 from reinforce_np.trajectories import Trajectories
 
 
