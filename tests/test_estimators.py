@@ -24,8 +24,7 @@ from reinforce_np import (
     sample,
 )
 from reinforce_np.estimators import each as each_module
-from reinforce_np.estimators import ways
-from reinforce_np.estimators import returns, rewards_to_go
+from reinforce_np.estimators import returns, rewards_to_go, ways
 
 REFEREE = examples.referee()
 POLICY = TabularSoftmax(3, 3)
