@@ -22,7 +22,10 @@ def reachable(mdp, possible, steps=None):
 
 
 def restricted(mdp, states):
-    """Return the model that has only the given states, in ascending order; what leads out of them must be impossible."""
+    """Return the model that has only the given states, in ascending order.
+
+    What leads out of them leads to the first of them instead: it must be impossible, or come so late that nothing asks where.
+    """
     new = np.zeros(mdp.n_states, dtype=np.intp)
     new[states] = np.arange(len(states))
     fields = {name: getattr(mdp, name)[states] for name in ("probability", "reward", "terminated", "initial")}

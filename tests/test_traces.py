@@ -545,7 +545,13 @@ def test_sweeps_over_pairs_are_sweeps_over_outcomes(monkeypatch, policy, sizes):
 def test_states_that_only_the_last_step_reaches_count(horizon):
     mdp = examples.delayed_chain(length=5).replace(horizon=horizon)
     assert graph.reachable(mdp, mdp.probability > 0, horizon - 1).sum() == min(horizon, 5)
-    assert_route("recursion", Estimator(RewardToGo(1.0)), (mdp, TabularSoftmax(6, 2), np.sin(np.arange(12.0))))
+    for advantage in (
+        RewardToGo(1.0),
+        GAE(np.exp(np.arange(6.0)), 0.5, bootstrap_at_truncation=True),  # asks the critic where the last step led
+        GAE(np.exp(np.sin(np.arange(6.0 * (horizon + 1)))).reshape(-1, 6), 1.0, bootstrap_at_truncation=True),
+        NStep(np.exp(np.arange(6.0)), 1, bootstrap_at_truncation=True),
+    ):
+        assert_route("recursion", Estimator(advantage), (mdp, TabularSoftmax(6, 2), np.sin(np.arange(12.0))))
 
 
 def test_a_trace_is_none_where_there_is_none():
