@@ -273,6 +273,20 @@ def test_a_large_offset_does_not_merge_returns(offset):
     assert_exact(shifted.mean, plain.mean)
 
 
+@pytest.mark.parametrize(("horizon", "fine"), [(3, -1e14), (20, -1e14), (2, 1e16)])
+def test_a_huge_return_does_not_merge_others(horizon, fine):
+    """Beside a return of 1e14, those of 0 and 1 differ by less than its rounding, and by all of theirs."""
+    mdp = FiniteMDP(np.ones((1, 3, 1)), np.zeros((1, 3, 1), int), np.array([0.0, 1.0, fine]).reshape(1, 3, 1), np.ones((1, 3, 1), bool),
+                    initial=[1.0], gamma=1.0, horizon=horizon)  # fmt: skip
+    problem = mdp, TabularSoftmax(1, 3), np.zeros(3)
+    for estimator in (algorithms.grpo(), Estimator(GroupStandardised(0, 0.0))):
+        found, expected = (
+            moments(estimator, *problem, group_size=2, route=route) for route in ("histogram", "enumeration")
+        )
+        assert_exact(found.mean, expected.mean)
+        assert_exact(found.variance, expected.variance)
+
+
 def test_classes_of_probability_zero():
     theta = np.tile([350.0, 0.0, -1.0], 3)
     for estimator in (Estimator(TotalReturn()), algorithms.grpo()):

@@ -201,7 +201,7 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False, check=lam
         steps = every_step(mdp, policy, theta, policy.log_probabilities(theta))
         rewards = rewards + step_table(sum(p.reward(steps) for p in estimator.penalty), mdp)[:, :, None]
     s = np.flatnonzero(mdp.initial > 0)
-    prompt, ret, f = s, np.zeros(len(s)), mdp.initial[s]
+    prompt, ret, size, f = s, np.zeros(len(s)), np.zeros(len(s)), mdp.initial[s]
     F, Q = np.zeros((len(s), D)), np.zeros((len(s), D, D) if covariance else (len(s), D))
     ended = []
     for t in range(mdp.horizon):
@@ -210,7 +210,8 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False, check=lam
         at = s[node]
         p = pi[at, a] * mdp.probability[at, a, k]
         score = psi[at, a]
-        value = ret[node] + mdp.gamma**t * rewards[at, a, k]
+        paid = mdp.gamma**t * rewards[at, a, k]
+        value, size = ret[node] + paid, size[node] + np.abs(paid)
         f_next = p * f[node]
         F_next = p[:, None] * (F[node] + f[node, None] * score)
         Q_next = Q[node] + twice(F[node], score) + f[node].reshape(-1, *([1] * (Q.ndim - 1))) * square(score)
@@ -218,16 +219,20 @@ def return_classes(estimator, mdp, policy, theta, *, covariance=False, check=lam
         over = mdp.terminated[at, a, k] | (t + 1 == mdp.horizon)
         into = mdp.next_state[at, a, k]
         ended.append(
-            (prompt[node][over], value[over], np.full(over.sum(), t + 1), f_next[over], F_next[over], Q_next[over])
-        )
-        keys = np.stack([prompt[node][~over], into[~over], _same(value[~over], mdp.horizon)], axis=1)
+            (
+                prompt[node][over], value[over], size[over], np.full(over.sum(), t + 1),
+                f_next[over], F_next[over], Q_next[over],
+            )
+        )  # fmt: skip
+        keys = np.stack([prompt[node][~over], into[~over], _same(value[~over], size[~over], mdp.horizon)], axis=1)
         _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         index = index.ravel()
         prompt, s, ret = prompt[node][~over][first], into[~over][first], value[~over][first]
+        size = _largest(size[~over], index, len(first))
         check(_fewest_classes(prompt, s, ended, mdp.horizon))
         f, F, Q = (_added(x[~over], index, len(first)) for x in (f_next, F_next, Q_next))
     if not ended:  # no steps at all
-        ended = [(s, ret, np.zeros(len(s), dtype=int), f, F, Q)]
+        ended = [(s, ret, size, np.zeros(len(s), dtype=int), f, F, Q)]
     return _collected(estimator, [np.concatenate(part) for part in zip(*ended, strict=True)], mdp.horizon, square)
 
 
@@ -237,8 +242,8 @@ def _fewest_classes(prompt, s, ended, horizon):
     Returns that differ by now and go on from the same state will still differ.
     """
     went_on = np.unique(np.stack([prompt, s]), axis=1, return_counts=True)
-    over, value = (np.concatenate([part[i] for part in ended]) for i in (0, 1))
-    over = np.unique(np.stack([over, _same(value, horizon)]), axis=1)[0]
+    over, value, size = (np.concatenate([part[i] for part in ended]) for i in (0, 1, 2))
+    over = np.unique(np.stack([over, _same(value, size, horizon)]), axis=1)[0]
     firsts = np.union1d(prompt, over)
     sizes = np.zeros(len(firsts), dtype=np.intp)
     np.maximum.at(sizes, np.searchsorted(firsts, went_on[0][0]), went_on[1])
@@ -247,11 +252,11 @@ def _fewest_classes(prompt, s, ended, horizon):
 
 def _collected(estimator, ended, horizon, square):
     """Join what ended with the same first state, return and (where it matters) length."""
-    possible = ended[3] > 0  # what underflowed cannot be divided by
-    prompt, value, length, f, F, Q = (part[possible] for part in ended)
+    possible = ended[4] > 0  # what underflowed cannot be divided by
+    prompt, value, size, length, f, F, Q = (part[possible] for part in ended)
     own = np.maximum(length, 1) ** float(_own_lengths(estimator))
     matters = _lengths_matter(estimator)
-    keys = np.stack([prompt, _same(value, horizon), length if matters else np.ones_like(length)], axis=1)
+    keys = np.stack([prompt, _same(value, size, horizon), length if matters else np.ones_like(length)], axis=1)
     _, first, index = np.unique(keys, axis=0, return_index=True, return_inverse=True)
     index, n = index.ravel(), len(first)
     f = _added(f, index, n)
@@ -319,14 +324,20 @@ def _paid_at_the_end(mdp):
     return not np.any((mdp.probability > 0) & ~last & (mdp.reward != 0))
 
 
-def _same(value, horizon):
-    """Return a label for each return: neighbours no further apart than rounding share one."""
+def _same(value, size, horizon):
+    """Return a label for each return: neighbours no further apart than rounding of their terms, Σ γᵗ|r|, share one."""
     order = np.argsort(value, kind="stable")
-    ascending = value[order]
-    gap = SAME * max(horizon - 1, 0) * np.abs(ascending).max(initial=0.0)
-    labels = np.empty(len(value), dtype=np.intp)
-    labels[order] = np.cumsum(np.diff(ascending, prepend=ascending[:1]) > gap)
+    ascending, size = value[order], size[order]
+    gap = SAME * max(horizon - 1, 0) * np.maximum(size[1:], size[:-1])
+    labels = np.zeros(len(value), dtype=np.intp)
+    labels[order[1:]] = np.cumsum(np.diff(ascending) > gap)
     return labels
+
+
+def _largest(x, index, n):
+    largest = np.zeros(n)
+    np.maximum.at(largest, index, x)
+    return largest
 
 
 def _added(x, index, n):
