@@ -671,3 +671,29 @@ def test_check_gradient_refusals():
         check_gradient(cubes, [3.0], [1.0], relative=-1)
     with pytest.raises(ValueError, match="f is not finite"):
         check_gradient(lambda x: np.nan, [3.0], [1.0])
+
+
+CUBE = np.array([0.5, -1.0, 2.0])
+
+
+@pytest.mark.parametrize("f", [
+    lambda x: 1e14 + np.sum(x**3), lambda x: np.float32(1e4) + np.sum(x.astype(np.float32) ** 3),
+], ids=["beside a large constant", "in float32"])  # fmt: skip
+@pytest.mark.parametrize("factor", [1.0, -1.0])
+def test_a_gradient_below_what_differences_can_see_is_not_confirmed(f, factor):
+    """Neither the right one nor its opposite; zero is, which claims no more than that."""
+    found = check_gradient(f, factor * 3 * CUBE**2, CUBE)
+    assert not found and not found.conclusive and not len(found.wrong)
+    assert "NOT confirmed" in str(found) and "at most 12" in str(found)
+    assert check_gradient(f, np.zeros(3), CUBE).conclusive
+    assert check_gradient(lambda x: np.sum(x**3), 3 * CUBE**2, CUBE).conclusive
+
+
+@pytest.mark.parametrize(
+    "check", [lambda f: check_gradient(f, 3 * CUBE**2, CUBE), lambda f: taylor_test(f, 3 * CUBE**2, CUBE, rng=0)]
+)
+@pytest.mark.parametrize("noise", [1e-3, 1e-12])
+def test_a_random_function_is_refused(check, noise):
+    rng = np.random.default_rng(0)
+    with pytest.raises(ValueError, match=r"f is random: it gave .* for the same theta; fix its seed"):
+        check(lambda x: np.sum(x**3, axis=-1) + noise * rng.normal())

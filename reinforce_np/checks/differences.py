@@ -204,6 +204,18 @@ def _evaluated(f, points):
     return values
 
 
+def _refuse_random(f, theta, noise):
+    """Refuse a function that gives two values for one θ, further apart than rounding."""
+    first, second = (_evaluated(f, theta[None])[0] for _ in range(2))
+    eps = np.finfo(first.dtype if first.dtype.kind == "f" else np.float64).eps
+    allowed = ROUNDING * eps * max(abs(first), abs(second)) if noise is None else arguments.number("noise", noise)
+    if abs(first - second) > 2 * allowed:
+        raise ValueError(
+            f"f is random: it gave {float(first.real)!r} and {float(second.real)!r} for the same theta; fix its seed inside of it, "
+            "or compare means of samples instead (confirm)"
+        )
+
+
 def _steps(step, n):
     """Return the step of every component, shape (n,), > 0."""
     step = arguments.real_array("step", step)
@@ -253,6 +265,11 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
         the remainder over h² does not grow as h falls, and ``conclusive``: rounding is small enough
         beside h g·v that a wrong gradient would have shown.
 
+    Raises
+    ------
+    ValueError
+        When f is not finite, or gives two values for one θ: it is random.
+
     Examples
     --------
     >>> f = lambda x: np.exp(x).sum(axis=-1)
@@ -273,6 +290,7 @@ def taylor_test(f: Callable, gradient, theta, *, direction=None, noise=None, rng
     steps = 2.0 ** -np.arange(3, 21)
     with np.errstate(invalid="ignore"):
         points = np.where(finite, theta + steps[:, None] * v, -np.inf)
+    _refuse_random(f, theta, noise)
     values = _evaluated(f, np.concatenate([points, theta[None]])).real
     if not np.isfinite(values).all():
         raise ValueError("f is not finite near theta, so it has no Taylor expansion; use another theta or direction")
@@ -305,7 +323,7 @@ class GradientCheck:
     Parameters
     ----------
     passed : bool
-        Every component is within its tolerance.
+        Every component is within its tolerance, and the tolerance is small enough for that to mean something.
     claimed, expected : array (D,)
         The gradient under test, and the one by differences.
     tolerance : array (D,)
@@ -314,6 +332,9 @@ class GradientCheck:
         Components outside their tolerance, worst first.
     diagnosis : str
         What kind of mistake it looks like.
+    conclusive : bool
+        Whether minus the claimed gradient, or zero in its place, would have been noticed. Always true of
+        a claim of zero, which says no more than that the gradient is below `tolerance`.
     """
 
     passed: bool
@@ -322,6 +343,7 @@ class GradientCheck:
     tolerance: np.ndarray
     wrong: np.ndarray
     diagnosis: str
+    conclusive: bool = True
 
     def __bool__(self):
         return self.passed
@@ -330,6 +352,12 @@ class GradientCheck:
         if self.passed:
             worst = float(np.max(np.abs(self.claimed - self.expected), initial=0.0))
             return f"gradient confirmed: {len(self.claimed)} components, largest difference {worst:.2g}"
+        if not len(self.wrong):
+            return (
+                f"gradient NOT confirmed: differences of f are known to ± {self.tolerance.min(initial=np.inf):.2g} or worse, and no component "
+                f"claimed is larger than that (at most {np.abs(self.claimed).max():.2g}), so zero would pass as well; "
+                "compute f in float64, leave out what does not depend on theta, or pass a larger step"
+            )
         lines = [f"gradient WRONG in {len(self.wrong)} of {len(self.claimed)} components: {self.diagnosis}"]
         for i in self.wrong[:5]:
             lines.append(
@@ -364,9 +392,14 @@ def check_gradient(f: Callable, gradient, theta, *, relative=1e-7, step=None, no
     Returns
     -------
     GradientCheck
-        Usable in ``assert check_gradient(...)``; its text names the
+        False also where the differences are known too badly to tell the claimed gradient from zero. Usable in ``assert check_gradient(...)``; its text names the
         components, by how much they differ, and whether the error looks like
         a sign, a factor, a permutation or a missing term.
+
+    Raises
+    ------
+    ValueError
+        When f gives two values for one θ: it is random.
 
     Examples
     --------
@@ -385,13 +418,15 @@ def check_gradient(f: Callable, gradient, theta, *, relative=1e-7, step=None, no
     if not callable(f):
         raise TypeError(f"f={f!r} is not a function; pass one from parameters (D,) to a number")
     batched = f if arguments.flag("vectorised", vectorised) else _one_by_one(f)
+    _refuse_random(batched, theta, noise)
     expected, bound = finite_difference(batched, theta, step=step, noise=noise)
     tolerance = bound + relative * np.max(np.abs(expected), initial=0.0)
+    conclusive = not claimed.any() or bool(np.any(np.abs(claimed) > tolerance))
     excess = np.abs(claimed - expected) - tolerance
     order = np.argsort(-excess, kind="stable")
     wrong = order[excess[order] > 0]
     diagnosis = "" if not len(wrong) else diagnose(claimed, expected, wrong)
-    return GradientCheck(not len(wrong), claimed, expected, tolerance, wrong, diagnosis)
+    return GradientCheck(conclusive and not len(wrong), claimed, expected, tolerance, wrong, diagnosis, conclusive)
 
 
 def diagnose(claimed, expected, wrong):
