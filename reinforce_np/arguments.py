@@ -144,10 +144,12 @@ def check_shape(name, array, *, ndim=None, shape=None):
 
 def check_same_model(mdp, policy):
     """Refuse what is no model or no policy, and a policy made for other states or actions than the model has."""
-    if not hasattr(mdp, "gamma"):
+    if not hasattr(mdp, "gamma") or isinstance(mdp, type):
         raise TypeError(f"mdp={mdp!r} is no model; pass a FiniteMDP")
-    if not hasattr(policy, "log_probabilities"):
-        raise TypeError(f"policy={policy!r} is no policy; pass a TabularSoftmax or a LinearSoftmax")
+    if not hasattr(policy, "log_probabilities") or isinstance(policy, type):
+        raise TypeError(
+            f"policy={policy!r} is no policy; pass one such as TabularSoftmax(mdp.n_states, mdp.n_actions), or a LinearSoftmax"
+        )
     if (policy.n_states, policy.n_actions) != (mdp.n_states, mdp.n_actions):
         raise ValueError(
             f"policy has n_states={policy.n_states}, n_actions={policy.n_actions}, but mdp has n_states={mdp.n_states}, "

@@ -1172,3 +1172,23 @@ def test_a_changed_model_keeps_the_tables_it_can_and_no_others():
         assert mdp.expected_reward is mdp.expected_reward  # kept by the model, but not by the other
         by_hand = np.einsum("sak,sak->sa", model.probability, np.abs(model.reward))
         np.testing.assert_allclose(mdp.magnitudes.expected_reward, by_hand, rtol=EXACT)
+
+
+ENDLESS = FiniteMDP([[[1 - 1e-9, 1e-9]] * 2], [[[0, 0]] * 2], [[[1e300, 1e300], [0.0, 5e299]]], [[[False, True]] * 2],
+                    initial=[1.0], gamma=1.0, horizon=None)  # fmt: skip
+FORK = FiniteMDP(np.ones((3, 2, 1)), [[[1], [2]], [[1], [1]], [[2], [2]]], [[[0.0], [0.0]], [[1e300]] * 2, [[-1e300]] * 2],
+                 np.zeros((3, 2, 1), bool), initial=[1.0, 0.0, 0.0], gamma=1.0, horizon=10**6)  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "mdp"), [
+    (exact.objective, ENDLESS), (exact.values, ENDLESS), (exact.action_values, ENDLESS), (exact.advantages, ENDLESS),
+    (exact.gradient, ENDLESS), (exact.hessian, ENDLESS), (exact.natural_gradient, ENDLESS), (exact.gradient, FORK),
+])  # fmt: skip
+@pytest.mark.filterwarnings("error")
+def test_what_leaves_float64_is_refused(function, mdp):
+    """Rewards are below the limit; their sum over an episode, or over its steps, is not a number."""
+    theta = np.sin(np.arange(2.0 * mdp.n_states))
+    with pytest.raises(ValueError, match="leaves float64: rewards, added up over an episode, are too large; divide"):
+        function(mdp, TabularSoftmax(mdp.n_states, 2), theta)
+    smaller = mdp.replace(reward=mdp.reward / 1e20)
+    assert np.isfinite(function(smaller, TabularSoftmax(mdp.n_states, 2), theta)).all()

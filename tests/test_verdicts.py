@@ -40,6 +40,7 @@ from reinforce_np import (
     examples,
     judge,
     judge_on_panel,
+    moments,
     moments_by_enumeration,
 )
 from reinforce_np.exact import batches, listing
@@ -787,3 +788,45 @@ def test_a_verdict_is_not_true_and_not_false():
     ):
         with pytest.raises(TypeError, match=r'ask for verdict\.kind == "unbiased"'):
             assert verdict
+
+
+def test_the_last_digits_of_denormal_numbers_convict_nobody():
+    mdp = FiniteMDP(np.ones((1, 3, 1)), np.zeros((1, 3, 1), int), np.array([[[1.0], [2.0], [3.3]]]) * 1e-100, np.ones((1, 3, 1), bool),
+                    initial=[1.0], gamma=1.0, horizon=1)  # fmt: skip
+    problem = mdp, TabularSoftmax(1, 3), np.array([0.0, -1.0, -500.0])
+    assert judge(Estimator(RewardToGo(0.7e-100)), *problem).kind == "unbiased"
+    assert (
+        judge(lambda batch, theta: 1.01 * algorithms.reinforce().gradient(batch, *problem), *problem).kind
+        == "proportional"
+    )
+
+
+def rare(logit):
+    """A bandit whose second action pays 1 and is next to impossible: moments of the gradient near the ends of float64."""
+    return moments(
+        algorithms.reinforce(), examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.array([0.0, logit])
+    )
+
+
+def test_batches_needed_at_the_ends_of_float64():
+    assert rare(0.0).batches_needed(standard_error=0.01) == 625
+    p = math.exp(-400.0)  # E = ±p, Var = p each
+    found = rare(-400.0)
+    assert found.signal_to_noise == pytest.approx(math.sqrt(p), rel=1e-12)
+    assert found.batches_needed(signal_to_noise=1.0) == pytest.approx(1 / p, rel=1e-12)
+    assert found.batches_needed(standard_error=1e-80) == 1
+    for options in (
+        {"standard_error": 1e-200},
+        {"standard_error": 1e-160},
+        {"standard_error": 5e-324},
+        {"signal_to_noise": 1e200},
+    ):
+        with pytest.raises(ValueError, match=f"{next(iter(options))}=.* is out of reach: it takes more batches"):
+            rare(0.0).batches_needed(**options)
+
+
+def test_a_class_is_no_policy():
+    with pytest.raises(
+        TypeError, match=r"policy=<class .*TabularSoftmax'> is no policy; pass one such as TabularSoftmax\(mdp.n_states"
+    ):
+        judge(algorithms.reinforce(), examples.referee(horizon=2), TabularSoftmax, np.zeros(9))

@@ -208,7 +208,9 @@ def _refuse_random(f, theta, noise):
     """Refuse a function that gives two values for one θ, further apart than rounding."""
     first, second = (_evaluated(f, theta[None])[0] for _ in range(2))
     eps = np.finfo(first.dtype if first.dtype.kind == "f" else np.float64).eps
-    allowed = ROUNDING * eps * max(abs(first), abs(second)) if noise is None else arguments.number("noise", noise)
+    allowed = (
+        ROUNDING * eps * max(abs(first), abs(second)) if noise is None else arguments.number("noise", noise, low=0.0)
+    )
     if abs(first - second) > 2 * allowed:
         raise ValueError(
             f"f is random: it gave {float(first.real)!r} and {float(second.real)!r} for the same theta; fix its seed inside of it, "

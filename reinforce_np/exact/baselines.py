@@ -10,12 +10,14 @@ step by itself, and sometimes worse than V for their sum.
 import numpy as np
 
 from reinforce_np import arguments
+from reinforce_np.exact import bellman
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.values import action_values, induced
 
 LEVELS = ("trajectory", "component", "state")
 
 
+@bellman.refuses_overflow
 def optimal_baseline(mdp, policy, theta, *, level):
     """Return the score-norm-weighted baseline: of least variance for whole returns, and for every step by itself.
 

@@ -13,12 +13,31 @@ module the state axes come first and any batch axes last, so that a gather
 ``V[next_state]`` reads whole rows; the public functions put batch axes first.
 """
 
+from functools import wraps
+
 import numpy as np
 
 from reinforce_np import graph
 from reinforce_np.arguments import TooLargeError
 
 LARGEST_SYSTEM = 4096  # states of a model without horizon: 128 MB, and a minute
+
+
+def refuses_overflow(function):
+    """Make a function of a model raise ValueError where what it returns leaves float64: an infinity, or two that cancelled."""
+
+    @wraps(function)
+    def checked(*args, **options):
+        with np.errstate(over="ignore", invalid="ignore"):
+            found = function(*args, **options)
+        if not np.isfinite(found).all():
+            raise ValueError(
+                f"{function.__name__} leaves float64: rewards, added up over an episode, are too large; divide all of them by "
+                "the same number"
+            )
+        return found
+
+    return checked
 
 
 def state_first(table):

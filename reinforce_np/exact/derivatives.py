@@ -17,6 +17,7 @@ from reinforce_np.exact.values import induced, occupancy
 from reinforce_np.policies import softmax
 
 
+@bellman.refuses_overflow
 def gradient(mdp, policy, theta, *, objective=Discounted()):
     """∇J(θ) = Σ_{t,s,a} d_t(s) π(a|s) Q_t(s,a) ∇log π(a|s), shape (..., D).
 
@@ -112,6 +113,7 @@ def gradient_scale(mdp, policy, theta, *, objective=Discounted()):
     return policy.pull_back_magnitudes(pulled) / policy.temperature
 
 
+@bellman.refuses_overflow
 def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
     """∇²J(θ), shape (D, D): the gradient's recursion differentiated along every direction.
 
@@ -228,6 +230,7 @@ def fisher_information(mdp, policy, theta, *, objective=Discounted()):
     return policy.fisher_information(theta, d if mdp.horizon is None else d.sum(axis=0))
 
 
+@bellman.refuses_overflow
 def natural_gradient(mdp, policy, theta, *, objective=Discounted(), damping=0.0):
     """(F + λI)⁻¹ ∇J, shape (D,); the smallest solution F⁺∇J when λ = 0.
 

@@ -1,6 +1,7 @@
 """The record of an estimator's exact moments, and the accuracy they buy."""
 
 import math
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -65,7 +66,7 @@ class Moments:
     @property
     def signal_to_noise(self):
         """‖E[ĝ]‖ / sqrt(Σ_i Var[ĝ_i]) of one batch; infinite without variance, None when both are zero."""
-        signal, noise = float(np.linalg.norm(self.mean)), math.sqrt(self.total_variance)
+        signal, noise = norm(self.mean), math.sqrt(self.total_variance)
         return signal / noise if noise else math.inf if signal else None
 
     def batches_needed(self, *, standard_error=None, signal_to_noise=None):
@@ -89,10 +90,27 @@ class Moments:
             )
         if standard_error is not None:
             target = arguments.number("standard_error", standard_error, low=0.0, open_low=True, rule="a number > 0")
-            ratio = float(self.variance.max(initial=0.0)) / target**2
+            ratio = _squared(math.sqrt(self.variance.max(initial=0.0)), target)
         else:
             target = arguments.number("signal_to_noise", signal_to_noise, low=0.0, open_low=True, rule="a number > 0")
             if not np.any(self.mean):
                 raise ValueError(f"signal_to_noise={target!r} is out of reach: the mean is zero, so there is no signal")
-            ratio = target**2 * self.total_variance / float(self.mean @ self.mean)
+            ratio = _squared(target * math.sqrt(self.total_variance), norm(self.mean))
+        if math.isinf(ratio):
+            raise ValueError(
+                f"{'standard_error' if standard_error is not None else 'signal_to_noise'}={target!r} is out of reach: it takes more "
+                "batches than a number can hold; ask for less"
+            )
         return max(1, math.ceil(ratio * (1 - 1e-12)))
+
+
+def norm(x):
+    """Return ‖x‖, however large or small its entries are."""
+    largest = float(np.abs(x).max(initial=0.0))
+    return largest * float(np.linalg.norm(x / largest)) if largest else 0.0
+
+
+def _squared(a, b):
+    """Return (a/b)², infinite where it leaves float64."""
+    ratio = a / b if b >= sys.float_info.min else math.inf if a else 0.0
+    return ratio * ratio

@@ -22,6 +22,7 @@ def induced(mdp, policy, theta, objective, *, probabilities=None):
     return pi, r.reshape(r.shape + (1,) * (pi.ndim - r.ndim)), objective.discount(mdp)
 
 
+@bellman.refuses_overflow
 def objective(mdp, policy, theta, *, objective=Discounted()):
     """J(θ) = E[Σₜ γᵗ rₜ], shape (...): by the backward recursion, or a linear solve.
 
@@ -58,6 +59,7 @@ def objective(mdp, policy, theta, *, objective=Discounted()):
     return np.einsum("s,s...->...", mdp.initial, V)
 
 
+@bellman.refuses_overflow
 def values(mdp, policy, theta, *, objective=Discounted()):
     """V(s) = E[Σ_{u≥t} γ^{u−t} r_u | s_t = s], shape (..., T+1, S), or (..., S) without a horizon.
 
@@ -99,6 +101,7 @@ def values(mdp, policy, theta, *, objective=Discounted()):
     return np.moveaxis(V, (0, 1), (-2, -1))
 
 
+@bellman.refuses_overflow
 def action_values(mdp, policy, theta, *, objective=Discounted()):
     """Q(s,a) = r(s,a) + γ Σₖ p V(s'), shape (..., T, S, A), or (..., S, A) without a horizon.
 
@@ -150,6 +153,7 @@ def largest_return(mdp, policy, theta):
     return max((float(Q.max()) for _, Q, _ in bellman.backward(magnitudes, pi, r, gamma)), default=0.0)
 
 
+@bellman.refuses_overflow
 def advantages(mdp, policy, theta, *, objective=Discounted()):
     """A(s,a) = Q(s,a) − V(s), shape (..., T, S, A), or (..., S, A) without a horizon.
 

@@ -22,7 +22,7 @@ from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
-from reinforce_np.exact.record import DOUBLE
+from reinforce_np.exact.record import DOUBLE, norm
 from reinforce_np.exact.values import occupancy
 from reinforce_np.problem import problem_of
 
@@ -277,12 +277,6 @@ def _finite(x):
     return x if x is not None and math.isfinite(x) else None
 
 
-def _norm(x):
-    """Return ‖x‖, however large or small its entries are."""
-    largest = float(np.abs(x).max(initial=0.0))
-    return largest * float(np.linalg.norm(x / largest)) if largest else 0.0
-
-
 def verdict_of(moments, gradient, objective, *, scale=None):
     """Compare exact moments with an exact gradient.
 
@@ -305,9 +299,10 @@ def verdict_of(moments, gradient, objective, *, scale=None):
     steps = max(moments.n_steps, 1)
     rounds = ROUNDING * moments.precision
     in_mean = rounds * steps * np.sqrt(moments.second_moment) + rounds * moments.scale
+    in_mean = in_mean + np.finfo(np.float64).tiny  # numbers below that have fewer digits
     in_gradient = ROUNDING * DOUBLE * steps * (np.abs(gradient) if scale is None else scale)
     zero_gradient, zero_mean = np.all(np.abs(gradient) <= in_gradient), np.all(np.abs(mean) <= in_mean)
-    size, length = _norm(gradient), _norm(mean)
+    size, length = norm(gradient), norm(mean)
     cosine = None if zero_gradient or zero_mean else float(np.clip((mean / length) @ (gradient / size), -1.0, 1.0))
     factor = None if cosine is None else cosine * length / size
     rounding = in_mean + in_gradient
@@ -338,7 +333,7 @@ def verdict_of(moments, gradient, objective, *, scale=None):
     return Verdict(
         kind=kind,
         factor=factor,
-        relative_bias=_norm(bias) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
+        relative_bias=norm(bias) / size if not zero_gradient else (0.0 if zero_mean else math.inf),
         cosine=cosine,
         bias=bias,
         gradient=gradient,
