@@ -91,6 +91,7 @@ def test_the_message_of_what_is_not_proportional():
     assert "It is not 0.6 times the gradient." in message and "0.6 x gradient" in message
     message = message_of(assert_proportional, numpy_loss(whole_return, maximise=True), PAIR)
     assert message.startswith("proportional to the gradient of Discounted with factor -1")
+    assert "its mean points away from the gradient" in message.replace("\n", " ")
 
 
 def test_a_sum_that_is_not_finite_is_no_pass():

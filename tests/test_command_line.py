@@ -520,6 +520,8 @@ def test_a_gradient_that_is_zero_passes(capsys):
     out = passing(capsys, "--horizon", "0")
     assert "Verdict     PASS" in out
     assert "use more --trajectories" not in " ".join(out.split())
+    assert "but the gradient is zero here" in " ".join(out.split())
+    assert "but the gradient" not in " ".join(passing(capsys, "--horizon", "1").split())
 
 
 def test_examples_can_be_printed_anywhere():

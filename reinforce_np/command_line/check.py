@@ -308,7 +308,10 @@ def _verdict(report):
         return "\n".join(_wrapped(f"INCONCLUSIVE: {agree}, but no trajectory could be drawn", "Verdict     "))
     agree += f", and REINFORCE is {confirmed}"
     if report.verdict == "pass":
-        return "\n".join(_wrapped(f"PASS: {agree}", "Verdict     "))
+        size = np.abs(confirmed.gradient)
+        unseen = not np.any((size > 0) & (size >= confirmed.smallest_detectable))
+        but = "; but the gradient is zero here, or below what this run would notice: choose another --theta to test its factor and sign"
+        return "\n".join(_wrapped(f"PASS: {agree}{but if unseen else ''}", "Verdict     "))
     return "\n".join(_wrapped(f"INCONCLUSIVE: {agree}; use more --trajectories", "Verdict     "))
 
 
