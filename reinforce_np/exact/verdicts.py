@@ -155,7 +155,7 @@ class Verdict:
         if self.kind == "proportional":
             return (
                 f"proportional to the gradient of {name} with factor {self.factor:.6g} (relative bias {self.relative_bias:.3g})"
-                + ("; its mean points away from the gradient" if self.factor < 0 else "")
+                + ("; its mean points away from the gradient" if (self.factor or 0.0) < 0 else "")
                 + (f"; {self.reason}" if self.reason else "")
             )
         cosine = "" if self.cosine is None else f", cosine {self.cosine:.4f}"
