@@ -830,3 +830,16 @@ def test_a_class_is_no_policy():
         TypeError, match=r"policy=<class .*TabularSoftmax'> is no policy; pass one such as TabularSoftmax\(mdp.n_states"
     ):
         judge(algorithms.reinforce(), examples.referee(horizon=2), TabularSoftmax, np.zeros(9))
+
+
+@pytest.mark.parametrize("f", [exact.largest_contributions, exact.variance_parts, judge])
+@pytest.mark.parametrize("size", [1e160, 1e-200])
+def test_functions_whose_squares_leave_float64_are_refused(f, size):
+    mdp = FiniteMDP(
+        [[[1.0]] * 2], [[[0]] * 2], [[[size], [-size]]], [[[False]] * 2], initial=[1.0], gamma=1.0, horizon=2
+    )
+    problem = mdp, TabularSoftmax(1, 2), np.array([1.0, 0.0])
+    with pytest.raises(
+        ValueError, match=r"estimates of size .* have second moments that leave float64; divide rewards"
+    ):
+        f(lambda batch, theta: algorithms.reinforce().gradient(batch, *problem), *problem)

@@ -115,11 +115,7 @@ def moments_by_enumeration(
         covariance += part * (1 - part / total) * np.outer(apart, apart)
         second += weights @ estimates**2
         n_batches += len(members)
-    if largest > LARGEST_ESTIMATE or 0 < largest < 1 / LARGEST_ESTIMATE:
-        raise ValueError(
-            f"estimates of size {largest:.3g} have second moments that leave float64; divide rewards, baselines and penalties "
-            f"by {largest:.1g}"
-        )
+    check_estimates(largest)
     for members, estimates in kept:
         _check_repeatable(estimator, trajectories, problem, members, estimates)
     return Moments(
@@ -314,6 +310,15 @@ def estimate_scale(estimator, mdp, policy, theta):
         size = 1.0  # a standardised advantage has no unit
     constant = estimator.normaliser.c if isinstance(estimator.normaliser, Constant) else 1.0
     return policy.pull_back_magnitudes(scores) / policy.temperature * float(size / constant)
+
+
+def check_estimates(largest):
+    """Refuse estimates of which the largest, or its square, leaves float64."""
+    if largest > LARGEST_ESTIMATE or 0 < largest < 1 / LARGEST_ESTIMATE:
+        raise ValueError(
+            f"estimates of size {largest:.3g} have second moments that leave float64; divide rewards, baselines and penalties "
+            f"by {largest:.1g}"
+        )
 
 
 def check_sizes(estimator, mdp):

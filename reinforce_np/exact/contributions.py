@@ -25,7 +25,7 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.estimators import Estimator
-from reinforce_np.exact.batches import LIMIT, batch_of, estimate_scale, evaluated, every_batch
+from reinforce_np.exact.batches import LIMIT, batch_of, check_estimates, estimate_scale, evaluated, every_batch
 from reinforce_np.exact.callables import bound, path
 from reinforce_np.exact.decomposition import variance_parts
 from reinforce_np.exact.derivatives import gradient as exact_gradient
@@ -193,6 +193,7 @@ def _all_estimates(estimator, trajectories, blocks, problem):
             )
         f, eps = evaluated(estimator, trajectories, members, problem, eps)
         found.append((members, p, f))
+    check_estimates(max(float(np.abs(f).max(initial=0.0)) for _, _, f in found))
     return *(np.concatenate(part) for part in zip(*found, strict=True)), eps
 
 

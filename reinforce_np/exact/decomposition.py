@@ -35,7 +35,7 @@ import numpy as np
 from reinforce_np import arguments, enumeration
 from reinforce_np.estimators import Estimator, NStep, TotalReturn
 from reinforce_np.exact import bellman
-from reinforce_np.exact.batches import check_sizes, check_support, evaluated
+from reinforce_np.exact.batches import check_estimates, check_sizes, check_support, evaluated
 from reinforce_np.exact.callables import bound
 from reinforce_np.exact.traces import linear_trace, tables_of
 from reinforce_np.problem import problem_of
@@ -329,6 +329,7 @@ def _by_listing(estimator, problem, limit):
         problem.mdp, problem.policy, problem.theta, behaviour=problem.behaviour, limit=limit
     )
     X, _ = evaluated(estimator, trajectories, np.arange(len(p))[:, None], problem)
+    check_estimates(float(np.abs(X).max(initial=0.0)))
     T, S, A = trajectories.n_steps, problem.mdp.n_states, problem.mdp.n_actions
     action, transition = np.zeros((T, S, A)), np.zeros((T, S, A))
     states = np.column_stack([trajectories.states, trajectories.final_states])
