@@ -287,6 +287,17 @@ def test_a_huge_return_does_not_merge_others(horizon, fine):
         assert_exact(found.variance, expected.variance)
 
 
+def test_returns_whose_terms_cancel_are_one_class():
+    """1000.1 − 1000.3 + 0.1 + 0.1 is zero in any order; in float64 it is some 1e-13, of either sign."""
+    paid = [1000.1, -1000.3, 0.1]
+    mdp = FiniteMDP(np.ones((1, 3, 1)), np.zeros((1, 3, 1), int), np.array(paid).reshape(1, 3, 1), np.zeros((1, 3, 1), bool),
+                    initial=[1.0], gamma=1.0, horizon=4)  # fmt: skip
+    found = histogram.return_classes(algorithms.grpo(), mdp, TabularSoftmax(1, 3), np.zeros(3))
+    sums = {sum(Fraction(str(r)) for r in path) for path in itertools.product(paid, repeat=4)}
+    assert len(found.value) == len(sums)
+    assert_exact(np.sort(found.value), np.sort([float(x) for x in sums]), scale=4000.0)
+
+
 def test_classes_of_probability_zero():
     theta = np.tile([350.0, 0.0, -1.0], 3)
     for estimator in (Estimator(TotalReturn()), algorithms.grpo()):
