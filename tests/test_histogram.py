@@ -288,12 +288,13 @@ def test_a_huge_return_does_not_merge_others(horizon, fine):
 
 
 def test_returns_whose_terms_cancel_are_one_class():
-    """1000.1 − 1000.3 + 0.1 + 0.1 is zero in any order; in float64 it is some 1e-13, of either sign."""
-    paid = [1000.1, -1000.3, 0.1]
-    mdp = FiniteMDP(np.ones((1, 3, 1)), np.zeros((1, 3, 1), int), np.array(paid).reshape(1, 3, 1), np.zeros((1, 3, 1), bool),
-                    initial=[1.0], gamma=1.0, horizon=4)  # fmt: skip
-    found = histogram.return_classes(algorithms.grpo(), mdp, TabularSoftmax(1, 3), np.zeros(3))
-    sums = {sum(Fraction(str(r)) for r in path) for path in itertools.product(paid, repeat=4)}
+    """1000.1 − 1000.3 + 0.1 + 0.1 is zero in any order; in float64 it is some 1e-13, of either sign, and nothing large is paid last."""
+    paid, s = [1000.1, -1000.3, 0.1], np.arange(5).reshape(5, 1, 1)
+    reward = np.broadcast_to(np.where(s < 4, np.array(paid)[:, None], 0.1), (5, 3, 1))
+    mdp = FiniteMDP(np.ones((5, 3, 1)), np.broadcast_to(np.minimum(s + 1, 4), (5, 3, 1)), reward, np.zeros((5, 3, 1), bool),
+                    initial=np.eye(5)[0], gamma=1.0, horizon=5)  # fmt: skip
+    found = return_classes(algorithms.grpo(), mdp, TabularSoftmax(5, 3), np.zeros(15))
+    sums = {sum(Fraction(str(r)) for r in (*path, 0.1)) for path in itertools.product(paid, repeat=4)}
     assert len(found.value) == len(sums)
     assert_exact(np.sort(found.value), np.sort([float(x) for x in sums]), scale=4000.0)
 
