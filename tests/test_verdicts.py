@@ -24,6 +24,7 @@ from reinforce_np import (
     KLRegularised,
     LeaveOneOut,
     LinearSoftmax,
+    NeuralSoftmax,
     PerComponent,
     PerDecisionRatio,
     PerToken,
@@ -35,9 +36,12 @@ from reinforce_np import (
     TrajectoryRatio,
     Undiscounted,
     algorithms,
+    compare_routes,
+    confirm,
     enumerate_trajectories,
     exact,
     examples,
+    features,
     judge,
     judge_on_panel,
     moments,
@@ -843,3 +847,16 @@ def test_functions_whose_squares_leave_float64_are_refused(f, size):
         ValueError, match=r"estimates of size .* have second moments that leave float64; divide rewards"
     ):
         f(lambda batch, theta: algorithms.reinforce().gradient(batch, *problem), *problem)
+
+
+@pytest.mark.parametrize("f", [exact.moments, judge, compare_routes, lambda e, *p: confirm(e, *p, 100, rng=0)])
+def test_a_network_is_refused_in_words(f):
+    network = NeuralSoftmax(features.OneHot(3), 3, 2).on(np.arange(3)[:, None])
+    arguments = examples.referee(horizon=2), network, np.sin(np.arange(float(network.n_parameters)))
+    arguments = arguments if f is compare_routes else (algorithms.reinforce(), *arguments)
+    with pytest.raises(
+        NotImplementedError,
+        match=r"policy=VisitedNetwork has logits that are not linear in theta.*use a TabularSoftmax",
+    ):
+        f(*arguments)
+    assert np.isfinite(exact.gradient(*arguments[-3:])).all()

@@ -394,7 +394,8 @@ def check_gradient(f: Callable, gradient, theta, *, relative=1e-7, step=None, no
     Returns
     -------
     GradientCheck
-        False also where the differences are known too badly to tell the claimed gradient from zero. Usable in ``assert check_gradient(...)``; its text names the
+        False also where the differences are known too badly to tell the claimed gradient from zero.
+        Usable in ``assert check_gradient(...)``; its text names the
         components, by how much they differ, and whether the error looks like
         a sign, a factor, a permutation or a missing term.
 

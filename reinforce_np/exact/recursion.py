@@ -60,10 +60,8 @@ def sweep(trace, psi, *, power=1, covariance=False):
     bank = isinstance(trace.estimator.advantage, NStep)
     if not mdp.horizon or bank or trace.passive is not None or power != 1:
         return sweep_by_outcomes(trace, psi, power=power, covariance=covariance)
-    reached = graph.reachable(
-        mdp, trace.measure(1) > 0, mdp.horizon
-    )  # the last step's too: a critic may be asked there
-    states = np.flatnonzero(reached)
+    # those that only the last step enters, too: a critic may be asked there
+    states = np.flatnonzero(graph.reachable(mdp, trace.measure(1) > 0, mdp.horizon))
     by_state = np.zeros(psi.shape[::2])
     if len(states) < mdp.n_states:
         trace, psi = trace.restricted(states), psi[states]

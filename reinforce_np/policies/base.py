@@ -46,11 +46,17 @@ class SoftmaxPolicy:
 
     def pull_back(self, weights: np.ndarray) -> np.ndarray:
         """Return Σ_{s,a} w(s,a) ∂z(s,a)/∂θ, from (..., S, A) to (..., D)."""
-        raise NotImplementedError("a policy defines the transpose of its logits")
+        raise self._not_linear()
 
     def pull_back_magnitudes(self, weights: np.ndarray) -> np.ndarray:
         """Return Σ_{s,a} w(s,a) |∂z(s,a)/∂θ|, the size of the terms in `pull_back`, for weights >= 0."""
-        raise NotImplementedError("a policy defines the transpose of its logits")
+        raise self._not_linear()
+
+    def _not_linear(self):
+        return NotImplementedError(
+            f"policy={type(self).__name__} has logits that are not linear in theta, and exact moments, verdicts and confirmation "
+            "need them to be; use a TabularSoftmax, LinearSoftmax or FeatureSoftmax (exact.gradient takes any)"
+        )
 
     def check_theta(self, theta):
         """Return θ as a float64 or complex128 array of shape (..., D), or say what is wrong with it."""
@@ -91,7 +97,7 @@ class SoftmaxPolicy:
     @property
     def slopes(self):
         """Largest |∂(z/τ)/∂θ_d| of each parameter, shape (D,): how fast it can change the policy."""
-        raise NotImplementedError("a policy defines its logits")
+        raise self._not_linear()
 
     def logits(self, theta, states=slice(None)):
         """Logits z(s, a; θ), −inf where masked, shape (..., S, A).
