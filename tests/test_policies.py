@@ -761,7 +761,7 @@ def test_features_are_copied():
 
 @pytest.mark.parametrize("method", ["linear_logits", "pull_back", "pull_back_magnitudes"])
 def test_a_policy_without_logits_says_so(method):
-    with pytest.raises(NotImplementedError, match="a policy defines|not linear in theta"):
+    with pytest.raises(NotImplementedError, match=r"a policy defines|not linear in theta"):
         getattr(SoftmaxPolicy(), method)(np.zeros(1))
 
 

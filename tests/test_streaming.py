@@ -684,3 +684,11 @@ def test_dask_changes_nothing(small_blocks):
 def test_errors_of_a_job_are_not_mistaken_for_a_lost_worker():
     with concurrent.futures.ThreadPoolExecutor(1) as executor, pytest.raises(ZeroDivisionError):
         list(parallel.in_order(divmod, [(1, 1), (1, 0)], executor))
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 0.999, 1.0])
+def test_sums_from_each_step_on(gamma):
+    x = np.cos(np.arange(21.0)).reshape(7, 3)
+    expected = [sum(gamma ** (u - t) * x[u] for u in range(t, 7)) for t in range(7)]
+    each.to_go(x, gamma)
+    assert_exact(x, np.array(expected), scale=7.0)
