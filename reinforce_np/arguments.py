@@ -58,11 +58,11 @@ def integer(name, value, *, low=0, remedy=None):
     return int(value)
 
 
-def real_array(name, value, *, ndim=None, shape=None, minus_infinity=False):
+def real_array(name, value, *, ndim=None, shape=None, minus_infinity=False, nan=False):
     """Return `value` as a float64 array, refusing wrong shapes and non-finite entries.
 
     ``shape`` may hold None for an axis of any length; ``minus_infinity``
-    admits entries of −inf (masked logits). In memory the last axis varies
+    admits entries of −inf (masked logits), ``nan`` those of NaN (unknown). In memory the last axis varies
     fastest, as after a pickle: another process then adds up in the same order, to the same bits.
     """
     array = _as_array(name, value)
@@ -70,7 +70,9 @@ def real_array(name, value, *, ndim=None, shape=None, minus_infinity=False):
         raise TypeError(f"{name} holds {array.dtype} values; it must hold real numbers")
     check_shape(name, array, ndim=ndim, shape=shape)
     array = array.astype(np.float64, order="C")
-    wrong = np.isnan(array) | (array == np.inf) if minus_infinity else ~np.isfinite(array)
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        wrong &= ~(minus_infinity & (array == -np.inf) | nan & np.isnan(array))
     if wrong.any():
         index = first_index(wrong)
         raise ValueError(f"{at(name, index)}={float(array[index])} is not a finite number; replace it")

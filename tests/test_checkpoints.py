@@ -50,7 +50,7 @@ def same(a, b):
     """Bit for bit, the whole history and the states."""
     assert np.array_equal(a.theta, b.theta)
     for name in members():
-        assert np.array_equal(getattr(a.history, name), getattr(b.history, name)), name
+        assert np.array_equal(getattr(a.history, name), getattr(b.history, name), equal_nan=True), name
     for x, y in ((a.state.optimiser, b.state.optimiser), (a.state.critic, b.state.critic)):
         assert type(x) is type(y)
         assert x is None or all(np.array_equal(p, q) for p, q in zip(x, y, strict=True))

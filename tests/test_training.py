@@ -1,6 +1,8 @@
 """The loop against the same steps by hand; critics against other routes; what it refuses; what a book printed."""
 
+import csv
 import dataclasses
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -306,6 +308,31 @@ def test_a_history_is_saved(tmp_path):
         History.load(tmp_path / "run.npz")
     with pytest.raises(ValueError, match=r"suffix '.txt'"):
         history.save(tmp_path / "run.txt")
+
+
+def test_what_was_not_asked_for_is_not_zero(tmp_path):
+    """A relative bias of zero would say that the estimator is unbiased."""
+    history = run(iterations=1, evaluation=Evaluation()).history
+    for name in ("npz", "csv", "json"):
+        history.save(tmp_path / f"run.{name}")
+    for found in (history, History.load(tmp_path / "run.npz")):
+        for column in (found.signal, found.noise, found.relative_bias, found.signal_to_noise):
+            assert np.isnan(column).all() and len(column) == 2
+    document = json.loads((tmp_path / "run.json").read_text())
+    assert document["signal"] == document["noise"] == document["relative_bias"] == [None, None]
+    header, start, after = csv.reader((tmp_path / "run.csv").read_text().splitlines())
+    assert header[-3:] == ["signal", "noise", "relative_bias"] and start[-3:] == after[-3:] == ["", "", ""]
+    with pytest.raises(ValueError, match=r"objective\[0\]=nan is not a finite number"):
+        dataclasses.replace(history, objective=np.full(2, np.nan))
+
+
+def test_no_bias_is_relative_to_no_gradient():
+    flat = ModelSource(examples.bandit(means=[1.0, 1.0]), TabularSoftmax(1, 2))
+    found = train(
+        flat, algorithms.reinforce(), SGD(1.0), iterations=0, batch_size=1, rng=0, evaluation=Evaluation(moments=True)
+    ).history
+    assert np.isnan(found.relative_bias).all() and found.noise > 0
+    assert found.signal == found.signal_to_noise == 0
 
 
 # --- refusals -----------------------------------------------------------------------------------------------------

@@ -444,9 +444,9 @@ def _words(optimiser):
 
 def _table(history, path):
     """Return about ten rows of the history, with its exact columns where there are some."""
-    exactly = len(history.evaluated) > 0
+    exactly, with_moments = len(history.evaluated) > 0, not np.isnan(history.noise).all()
     header = ["step", "episodes", "mean return", "length", "|estimate|", "KL"]
-    header += ["J exact", "|gradient|"] * exactly + ["signal/noise"] * bool(history.noise.any())
+    header += ["J exact", "|gradient|"] * exactly + ["signal/noise"] * with_moments
     header += ["J, exact gradient"] * (path is not None)
     steps = sorted(
         {0, *np.linspace(0, len(history), ROWS + 1).round().astype(int).tolist()} - ({0} if not exactly else set())
@@ -464,7 +464,7 @@ def _table(history, path):
         if exactly:
             e = at.get(step)
             row += ["-", "-"] if e is None else [f"{history.objective[e]:.4f}", f"{history.exact_gradient_norm[e]:.3g}"]
-            if history.noise.any():
+            if with_moments:
                 row.append("-" if e is None else f"{history.signal_to_noise[e]:.3g}")
         row += [f"{path.objective[step]:.4f}"] if path is not None else []
         table.append(row)

@@ -16,6 +16,7 @@ PER_ITERATION = (
 )  # fmt: skip
 PER_EVALUATION = ("evaluated", "objective", "exact_gradient_norm", "signal", "noise", "relative_bias")
 COUNTS = ("iteration", "trajectories", "steps", "updates", "evaluated")
+ASKED_FOR = ("signal", "noise", "relative_bias")
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +49,9 @@ class History:
     exact_gradient_norm : array (E,)
         ‖∇J(θ)‖, exact.
     signal, noise, relative_bias : array (E,)
-        Of the estimate from one batch, exact: ‖E[ĝ]‖², total variance, and ‖E[ĝ] − ∇J‖ / ‖∇J‖. Zero
-        when they were not asked for.
+        Of the estimate from one batch, exact: ‖E[ĝ]‖², total variance, and ‖E[ĝ] − ∇J‖ / ‖∇J‖. NaN
+        when they were not asked for, and a relative bias also where ∇J is zero; in CSV and JSON an
+        empty cell and null.
     theta : array (E, D)
         Parameters at every evaluation, when they were asked for; else (E, 0).
 
@@ -88,7 +90,7 @@ class History:
                 if name in COUNTS:
                     array = arguments.integer_array(name, value, low=0, high=2**62, shape=shape, ndim=1)
                 else:
-                    array = arguments.real_array(name, value, shape=shape, ndim=1)
+                    array = arguments.real_array(name, value, shape=shape, ndim=1, nan=name in ASKED_FOR)
                 object.__setattr__(self, name, array)
         theta = arguments.real_array("theta", self.theta, shape=(len(self.evaluated), None), minus_infinity=True)
         object.__setattr__(self, "theta", theta)
@@ -98,8 +100,8 @@ class History:
 
     @property
     def signal_to_noise(self):
-        """‖E[ĝ]‖ / √(total variance) at every evaluation, shape (E,); infinite without noise."""
-        ratio = np.where(self.signal > 0, np.inf, 0.0)
+        """‖E[ĝ]‖ / √(total variance) at every evaluation, shape (E,); infinite without noise, NaN when not asked for."""
+        ratio = np.where(self.signal > 0, np.inf, self.signal)
         np.divide(self.signal, self.noise, out=ratio, where=self.noise > 0)
         return np.sqrt(ratio)
 
@@ -145,9 +147,13 @@ class History:
             raise arguments.FileFormatError(f"{path}: {error}") from None
 
     def as_dict(self):
-        """Return the columns as lists of plain numbers, as they go into a JSON document; None where θ is −inf."""
-        found = {name: getattr(self, name).tolist() for name in (*PER_ITERATION, *PER_EVALUATION)}
+        """Return the columns as lists of plain numbers, as they go into a JSON document; None for NaN, and where θ is −inf."""
+        found = {name: self._column(name) for name in (*PER_ITERATION, *PER_EVALUATION)}
         return {**found, "theta": [[None if np.isinf(x) else x for x in row] for row in self.theta.tolist()]}
+
+    def _column(self, name, missing=None):
+        """Return a column as a list, with `missing` for NaN."""
+        return [missing if x != x else x for x in getattr(self, name).tolist()]
 
     def _npz(self):
         stream = io.BytesIO()
@@ -162,13 +168,8 @@ class History:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow((*PER_ITERATION, *PER_EVALUATION[1:]))
         columns = [getattr(self, name).tolist() for name in PER_ITERATION]
-        exact = dict(
-            zip(
-                self.evaluated.tolist(),
-                zip(*(getattr(self, n).tolist() for n in PER_EVALUATION[1:]), strict=True),
-                strict=True,
-            )
-        )
+        evaluations = zip(*(self._column(name, missing="") for name in PER_EVALUATION[1:]), strict=True)
+        exact = dict(zip(self.evaluated.tolist(), evaluations, strict=True))
         nothing = ("",) * (len(PER_EVALUATION) - 1)
         if 0 in exact:
             writer.writerow((0, *[""] * (len(PER_ITERATION) - 1), *exact[0]))
@@ -202,11 +203,11 @@ class Recorder:
                 self.rows[name] = np.concatenate([found, np.zeros((64, *column.shape[1:]), dtype=column.dtype)])
 
     def write(self, index, row):
-        """Write a row of an iteration, or of an evaluation, at `index`; what it leaves out is zero."""
+        """Write a row of an iteration, or of an evaluation, at `index`; what was not asked for is NaN."""
         for name in PER_ITERATION if "iteration" in row else (*PER_EVALUATION, "theta"):
             if index >= len(self.rows[name]):
                 self.rows[name] = np.concatenate([self.rows[name], np.zeros_like(self.rows[name])])
-            self.rows[name][index] = row.get(name, 0)
+            self.rows[name][index] = row.get(name, np.nan)
 
     def history(self, n_iterations, n_evaluations):
         """Return the first entries as a `History`."""

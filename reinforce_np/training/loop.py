@@ -356,7 +356,7 @@ class _Run:
                 "signal": float(moments.mean @ moments.mean),
                 "noise": float(moments.total_variance) / self.update.accumulate,
             }
-            row["relative_bias"] = bias / norm if norm else 0.0
+            row["relative_bias"] = bias / norm if norm else np.nan
         if self.evaluation.keep_theta:
             row["theta"] = state.theta
         recorder.write(state.evaluations, row)
