@@ -72,6 +72,15 @@ def test_every_algorithm_learns(capsys, algorithm):
     assert found["objective"] > J[0] + 0.05
 
 
+def test_the_default_batch_is_of_whole_groups(capsys):
+    """8 episodes a group: 104, the least that is 100."""
+    few = ["train", "--mdp", "referee", "--episodes", "230"]
+    code, out, err = run(capsys, *few, "--algorithm", "rloo")
+    assert (code, err) == (0, "") and "2 steps of 104 episodes (22 of 230 make no step), seed 0" in out
+    assert document(capsys, *few[1:], "--algorithm", "grpo", "--group-size", "16")["batch_size"] == 112
+    assert "2 steps of 100 episodes, seed 0" in run(capsys, *few[:-1], "200")[1]
+
+
 @pytest.mark.parametrize("name", ["sgd", "momentum", "rmsprop", "natural"])
 def test_every_optimiser_learns(capsys, name):
     found = document(capsys, *FEW, "--optimiser", name, "--schedule", "inverse:20", "--critic", "td")
@@ -246,6 +255,15 @@ def test_a_killed_run_goes_on_to_the_same_bits(capsys, tmp_path, how, more):
     assert (
         f"{done} steps of 8 episodes" in run(capsys, *LONG[:-1], "--episodes", 8, "--checkpoint", path, "--resume")[1]
     )
+
+
+def test_resuming_with_fewer_episodes_says_so(capsys, tmp_path):
+    path = tmp_path / "run.npz"
+    whole = run(capsys, *LONG, "--episodes", 32, "--checkpoint", path)[1]
+    code, out, err = run(capsys, *LONG, "--episodes", 16, "--checkpoint", path, "--resume")
+    assert (code, out) == (0, whole)
+    assert err == f"reinforce-np: --episodes 16: {path} is at 32 already; nothing was added\n"
+    assert not run(capsys, *LONG, "--episodes", 32, "--checkpoint", path, "--resume")[2]
 
 
 # --- pictures -----------------------------------------------------------------------------------------------------

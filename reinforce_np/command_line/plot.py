@@ -118,6 +118,8 @@ def learning(options):
         "test_episodes": None,
     }.items():
         setattr(options, name, value)
+    groups = [recipes.group_size(options, recipes.ALGORITHMS[name]) for name in names]
+    options.batch_size = recipes.batch_size(options, max(groups))  # the same for all
     first = 0 if options.seed is None else options.seed
     histories, path = {}, None
     given = (options.mdp, options.policy, options.theta)

@@ -22,6 +22,7 @@ from reinforce_np.training import (
 )
 
 DEFAULT_RATE = 0.1
+BATCH_SIZE = 100
 GROUP_SIZE = 8
 CRITIC_RATE = 0.1
 MEMORY = 0.5
@@ -166,6 +167,17 @@ def group_size(options, recipe):
             f"--group-size {size}: {options.algorithm} needs others to compare with; pass at least 2, or use reinforce"
         )
     return size
+
+
+def batch_size(options, group_size):
+    """Return the number of trajectories in a batch: whole groups."""
+    if options.batch_size is None:
+        return -(-BATCH_SIZE // group_size) * group_size
+    if options.batch_size % group_size:
+        raise ValueError(
+            f"--batch-size {options.batch_size} is not a multiple of the group size {group_size}; pass --group-size too"
+        )
+    return options.batch_size
 
 
 def update(options, recipe):

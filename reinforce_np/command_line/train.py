@@ -18,7 +18,6 @@ from reinforce_np.training import Checkpoint, Evaluation, exact_path, train
 from reinforce_np.training.checkpoints import SECONDS
 
 DEFAULT_MDP = "frozen_lake"
-BATCH_SIZE = 100
 EPISODES = 20_000
 ROWS = 10  # of the table
 POINTS = 100  # exact evaluations of a run, about
@@ -93,9 +92,8 @@ def add_training(parser):
     group.add_argument(
         "--batch-size",
         type=positive,
-        default=BATCH_SIZE,
         metavar="N",
-        help=f"episodes in a batch (default: {BATCH_SIZE})",
+        help=f"episodes in a batch (default: {recipes.BATCH_SIZE}, or the next whole number of groups)",
     )
     group.add_argument(
         "--group-size",
@@ -217,6 +215,10 @@ def run(options):
         raise
     finally:
         progress.close()
+    if len(done.history) > task.iterations:
+        _say(
+            f"--episodes {options.episodes}: {options.checkpoint} is at {len(done.history) * task.step} already; nothing was added"
+        )
     found = task.result(done)
     if options.save_theta is not None:
         with replacing(options.save_theta) as stream:
@@ -262,15 +264,14 @@ class Task:
         self.update = recipes.update(options, recipe)
         self.optimiser = recipes.optimiser(options, self.finite)
         self.critic = recipes.critic(options, recipe, features)
-        if options.batch_size % group_size:
-            raise ValueError(
-                f"--batch-size {options.batch_size} is not a multiple of the group size {group_size}; pass --group-size too"
-            )
-        self.iterations = options.episodes // (options.batch_size * options.accumulate)
+        self.batch_size = recipes.batch_size(options, group_size)
+        self.step = self.batch_size * options.accumulate  # episodes
+        self.iterations, left_over = divmod(options.episodes, self.step)
         if not self.iterations:
             raise ValueError(
-                f"--episodes {options.episodes} is less than one step of {options.batch_size * options.accumulate}; pass more, or a smaller --batch-size"
+                f"--episodes {options.episodes} is less than one step of {self.step}; pass more, or a smaller --batch-size"
             )
+        self.left_over = f" ({left_over} of {options.episodes} make no step)" if left_over else ""
         every = max(self.iterations // POINTS, 1) if options.evaluate_every is None else options.evaluate_every
         self.evaluation = Evaluation(every, moments=options.moments)
 
@@ -280,7 +281,7 @@ class Task:
         if rng is None and not (checkpoint is not None and checkpoint.resume and os.path.exists(checkpoint.path)):
             rng = 0
         return train(
-            self.source, self.estimator, self.optimiser, iterations=self.iterations, batch_size=self.options.batch_size,
+            self.source, self.estimator, self.optimiser, iterations=self.iterations, batch_size=self.batch_size,
             theta=self.theta, update=self.update, critic=self.critic, evaluation=self.evaluation, checkpoint=checkpoint,
             executor=executor, watch=watch, rng=rng,
         )  # fmt: skip
@@ -395,7 +396,7 @@ def as_json(task, done, found):
         "gamma": task.source.gamma,
         "algorithm": options.algorithm,
         "optimiser": repr(task.optimiser),
-        "batch_size": options.batch_size,
+        "batch_size": task.batch_size,
         "seed": done.seed.entropy,
         "iterations": len(done.history),
         "objective": found["objective"],
@@ -426,7 +427,7 @@ def as_text(task, done, found):
         f"Model       {model}",
         f"Policy      {words}, {policy.n_parameters} parameters",
         *[f"            ({remark})" for remark in remarks],
-        f"Training    {options.algorithm}, {_words(task.optimiser)}: {len(history)} steps of {options.batch_size * options.accumulate} episodes, "
+        f"Training    {options.algorithm}, {_words(task.optimiser)}: {len(history)} steps of {task.step} episodes{task.left_over}, "
         f"seed {done.seed.entropy}",
         "",
         *_table(history, found["path"]),
