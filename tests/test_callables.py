@@ -137,11 +137,49 @@ def test_the_order_of_a_batch_is_never_ignored_unless_it_is_declared():
     right = judge(first_as_baseline, PAIR)
     assert (right.kind, right.factor) == ("proportional", pytest.approx(2 / 3))
     assert right.moments.n_batches == 27
-    declared = judge(first_as_baseline, PAIR, exchangeable=True)  # a false declaration: sorted batches only
-    assert declared.moments.n_batches == 10 and declared.kind == "biased"
     fair = moments(whole_return, PAIR, exchangeable=True)
     assert fair.n_batches == 10
     assert_exact(fair.covariance, moments(whole_return, PAIR).covariance)
+
+
+def first_and_last(trajectories, theta, problem):
+    """The same backwards."""
+    z, R = scores(trajectories, theta, problem.policy), returns(trajectories, problem.gamma)
+    return R[0] * z[0] + R[-1] * z[-1]
+
+
+def neighbour(trajectories, theta, problem):
+    """The return of the one before as the baseline, for the first that of the last: the same moved on."""
+    z, R = scores(trajectories, theta, problem.policy), returns(trajectories, problem.gamma)
+    return (R - np.roll(R, 1)) @ z
+
+
+def first_of_each_group(trajectories, theta, problem):
+    return scores(trajectories, theta, problem.policy)[:: problem.group_size].sum(axis=0)
+
+
+def first_group(trajectories, theta, problem):
+    n = problem.group_size
+    return returns(trajectories, problem.gamma)[:n] @ scores(trajectories, theta, problem.policy)[:n]
+
+
+DEPENDENT = [
+    (first_as_baseline, 1, 2),
+    (first_and_last, 1, 3),
+    (neighbour, 1, 3),
+    (first_of_each_group, 2, 2),
+    (first_group, 2, 2),
+]
+
+
+@pytest.mark.parametrize("function, prompts, group_size", DEPENDENT, ids=lambda x: getattr(x, "__name__", str(x)))
+def test_a_false_declaration_is_refused(function, prompts, group_size):
+    """Else only sorted batches would be looked at, and the verdict be another."""
+    problem = PAIR.replace(prompts=prompts, group_size=group_size)
+    message = rf"exchangeable=True, but {function.__name__} depends on the order of its batch: component . is .* in another order"
+    for ask in (judge, moments, exact.largest_contributions, functools.partial(confirm, n=100, rng=0)):
+        with pytest.raises(ValueError, match=message):
+            ask(function, problem, exchangeable=True)
 
 
 def test_a_function_and_an_estimator_that_are_the_same_have_the_same_moments():

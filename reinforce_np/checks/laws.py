@@ -20,7 +20,15 @@ from reinforce_np.checks.means import MISS, TINY, catoni_detectable, catoni_scal
 from reinforce_np.checks.processes import e_process_of
 from reinforce_np.estimators import GAE, BatchStandardised, Estimator, GroupStandardised, NStep, RewardToGo, TotalReturn
 from reinforce_np.exact import bellman
-from reinforce_np.exact.batches import LARGEST, check_sizes, check_support, every_batch, spread, table_of
+from reinforce_np.exact.batches import (
+    LARGEST,
+    check_exchangeable,
+    check_sizes,
+    check_support,
+    every_batch,
+    spread,
+    table_of,
+)
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import directional_moments, has_recursion, moments
@@ -302,10 +310,12 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
     weights: list[np.ndarray] = []
     for members, weight in blocks:
         if not isinstance(estimator, Estimator) and not estimates:
-            again = trajectories.take(members[spread(len(members))].ravel())
-            one, two = (estimates_of(estimator, again, problem) for _ in range(2))
+            few = members[spread(len(members))]
+            one, two = (estimates_of(estimator, trajectories.take(few.ravel()), problem) for _ in range(2))
             if not np.array_equal(one, two):
                 return None
+            if exchangeable:
+                check_exchangeable(estimator, trajectories, problem, few, one)
         estimates.append(estimates_of(estimator, trajectories.take(members.ravel()), problem))
         weights.append(weight)
     return np.concatenate(estimates), np.concatenate(weights)

@@ -28,6 +28,7 @@ LIMIT = 2**22  # evaluations: trajectories in all listed batches together
 MEMORY_LIMIT = 2**30  # bytes of the list of batches
 COUNTED = 10**15  # batches, which nobody can list: more are not counted
 BYTES_PER_EVALUATION = 32  # an index of eight bytes, and the arrays it is made from
+IN_ORDER = 1e-6  # of the largest estimate: what the order in which a function adds up may change
 ASKED_AGAIN = 24  # batches of a block that a function is asked for once more, and blocks of which it is
 AT_ONCE = 2**16  # trajectories evaluated at once
 NUMBERS = 2**23  # of estimates held at once
@@ -65,7 +66,7 @@ def moments_by_enumeration(
     behaviour : array (D,) or (S, A), optional
         The policy that draws the actions.
     exchangeable : bool
-        Declares that a function does not depend on the order of its batch.
+        Declares that a function does not depend on the order of its batch; a few batches are shown in other orders to see.
     precision : dtype, optional
         The floating-point type a function computes in; that of its result if not given.
     limit : int
@@ -80,7 +81,8 @@ def moments_by_enumeration(
     TooLargeError
         Before any estimate is made, with the count.
     ValueError
-        When the behaviour never does what the policy can do.
+        When the behaviour never does what the policy can do, when a function answers differently when it is asked again, or
+        when it was declared exchangeable and the order of a batch does matter.
 
     Examples
     --------
@@ -118,6 +120,8 @@ def moments_by_enumeration(
     check_estimates(largest)
     for members, estimates in kept:
         _check_repeatable(estimator, trajectories, problem, members, estimates)
+        if exchangeable:
+            check_exchangeable(estimator, trajectories, problem, members, estimates)
     return Moments(
         mean=mean,
         variance=np.diag(covariance).copy(),
@@ -281,6 +285,28 @@ def _check_repeatable(function, trajectories, problem, members, expected):
         raise ValueError(
             f"{callables.name_of(function)} returned another estimate when asked for the same batch again: it keeps a "
             "state between calls or draws random numbers, so that its moments cannot be listed; make it a function of its arguments"
+        )
+
+
+def check_exchangeable(function, trajectories, problem, members, expected):
+    """Refuse a function whose estimates (B, D) of batches, given as rows of indices, are others when their order is another.
+
+    Trajectories of a group stay together. In every other batch they, and the groups, are turned round; in the rest they are
+    moved on by one: weights that are the same from both ends, or that go by the neighbour, show in one of the two.
+    """
+    if members.shape[1] == 1:
+        return
+    grouped = members.reshape(len(members), problem.prompts, problem.group_size)
+    turned = grouped[:, ::-1, ::-1].copy()
+    turned[1::2] = np.roll(grouped[1::2], (1, 1), axis=(1, 2))
+    found, eps = _evaluate_function(function, trajectories, turned.reshape(members.shape), problem, DOUBLE)
+    off, largest = np.abs(found - expected), np.abs(expected).max(initial=0.0)
+    if (off > max(IN_ORDER, 2**12 * eps) * largest).any():
+        b, d = arguments.first_index(off == off.max())
+        batch = batch_of(trajectories, members[b], np.arange(members.shape[1]) // problem.group_size)
+        raise ValueError(
+            f"exchangeable=True, but {callables.name_of(function)} depends on the order of its batch: component {d} is "
+            f"{expected[b, d]:.6g} for {callables.describe(batch)}, and {found[b, d]:.6g} in another order; leave exchangeable out"
         )
 
 

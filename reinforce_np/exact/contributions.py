@@ -25,7 +25,16 @@ import numpy as np
 
 from reinforce_np import arguments
 from reinforce_np.estimators import Estimator
-from reinforce_np.exact.batches import LIMIT, batch_of, check_estimates, estimate_scale, evaluated, every_batch
+from reinforce_np.exact.batches import (
+    LIMIT,
+    batch_of,
+    check_estimates,
+    check_exchangeable,
+    estimate_scale,
+    evaluated,
+    every_batch,
+    spread,
+)
 from reinforce_np.exact.callables import bound, path
 from reinforce_np.exact.decomposition import variance_parts
 from reinforce_np.exact.derivatives import gradient as exact_gradient
@@ -158,6 +167,9 @@ def largest_contributions(
     estimator = bound(estimator, problem)
     trajectories, blocks = every_batch(estimator, problem, exchangeable=exchangeable, limit=limit)
     members, p, f, eps = _all_estimates(estimator, trajectories, blocks, problem)
+    if exchangeable and not isinstance(estimator, Estimator):
+        few = spread(len(p))
+        check_exchangeable(estimator, trajectories, problem, members[few], f[few])
     f /= factor
 
     mean = p @ f

@@ -82,7 +82,8 @@ def moments(
         and listing gives the covariance anyway.
     exchangeable : bool
         Declares that a function does not depend on the order of its batch, so
-        that fewer batches have to be listed.
+        that fewer batches have to be listed. A few are shown in other orders, and a function that
+        does depend on it is refused.
     precision : dtype, optional
         The floating-point type a function computes in; that of its result if not given.
     route : {"recursion", "histogram", "enumeration"}, optional

@@ -264,8 +264,8 @@ def judge_on_panel(
         applicable. Each problem's own size, from 1 to 4, if not given.
     exchangeable : bool
         Declares that the order of a batch does not matter, so that fewer have to be listed. A function is called once
-        for every batch: about 6,700 times with ``group_size=2``, and 3,900 times, on one problem more, when it is
-        exchangeable; 2,000 and 1,000 times in the sizes of the panel itself. A loss in PyTorch takes about half a
+        for every batch: about 6,700 times with ``group_size=2``, and 4,000 times, on one problem more, when it is
+        exchangeable; 2,000 and 1,200 times in the sizes of the panel itself. A loss in PyTorch takes about half a
         millisecond for each, one in JAX 10.
     problems : sequence of Problem, optional
         Instead of `PANEL`.
