@@ -9,6 +9,8 @@ from hypothesis import configuration
 
 import reinforce_np
 from reinforce_np import (
+    ClippedRatio,
+    Constant,
     Estimator,
     FiniteMDP,
     GroupStandardised,
@@ -18,13 +20,15 @@ from reinforce_np import (
     TabularSoftmax,
     algorithms,
     exact,
+    examples,
     find_counterexample,
     judge,
     worst_problem,
 )
+from reinforce_np.exact.verdicts import ALL_ONE
 from reinforce_np.problem import code
 from reinforce_np.referee import search
-from reinforce_np.referee.counterexamples import not_by
+from reinforce_np.referee.counterexamples import distance, not_by
 from reinforce_np.strategies import problems
 from reinforce_np.traits import BOOTSTRAPPED, CHANCE, EPISODES, GROUPS, OFF_POLICY
 
@@ -135,6 +139,47 @@ def test_the_right_are_acquitted_in_all_forms():
         max_examples=5,
     )
     assert not groups
+
+
+def test_ratios_that_were_all_one_are_no_evidence():
+    """Clipping changes nothing on data of the policy itself: an acquittal says that it was not looked at."""
+    clipped, plain = Estimator(RewardToGo(), ratio=ClippedRatio(0.2)), Estimator(RewardToGo())
+    mdp, policy, theta = examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5])
+    found = judge(clipped, mdp, policy, theta)
+    assert found.kind == "unbiased" and found.reason == ALL_ONE and str(found).endswith("; " + ALL_ONE)
+    assert judge(lambda problem: clipped, mdp, policy, theta).reason == ALL_ONE
+    assert judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2).reason == ALL_ONE
+    assert judge(plain, mdp, policy, theta).reason == ""
+    elsewhere = judge(clipped, mdp, policy, theta, behaviour=np.full((1, 3), 1 / 3))
+    assert elsewhere.kind == "biased" and elsewhere.reason == ""
+    acquitted, others = (find_counterexample(e, max_examples=20) for e in (clipped, plain))
+    assert not acquitted and str(acquitted).endswith("acquit the estimator; " + ALL_ONE)
+    assert not others and others.remark == ""
+    assert find_counterexample(clipped, problems=problems(OFF_POLICY), max_examples=50)
+
+
+@pytest.mark.parametrize("proportional", [False, True])
+def test_what_is_found_is_no_mere_epsilon(proportional):
+    """Whitening is wrong on nearly every problem; where it is not, its ε still is."""
+    standardised = Estimator(GroupStandardised(ddof=0, eps=1e-8))
+    found = find_counterexample(standardised, problems=problems(GROUPS), proportional=proportional)
+    assert found and distance(found.verdict, proportional) > 0.01 and found.problem.mdp.n_states <= 2
+    almost = Estimator(RewardToGo(), normaliser=Constant(1 + 1e-9))
+    tiny = find_counterexample(almost, max_examples=20)  # there is nothing else to be found
+    assert tiny and tiny.verdict.relative_bias == pytest.approx(1e-9, rel=1e-3) and 0 < tiny.n_judged
+
+
+def test_distances():
+    mdp, policy, theta = examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5])
+    gradient = exact.gradient(mdp, policy, theta)
+    across = np.cross(gradient, [1.0, 1.0, 1.0])
+    for vector, near, multiple in (
+        (gradient, 0.0, 0.0), (3 * gradient, 2.0, 0.0), (-gradient, 2.0, np.inf), (0 * gradient, np.inf, np.inf),
+        (gradient + across, np.sqrt(3), np.sqrt(3) / 2),
+    ):  # fmt: skip
+        verdict = judge(lambda t, theta, v=vector: v, mdp, policy, theta)
+        assert distance(verdict) == pytest.approx(near, abs=1e-12)
+        assert distance(verdict, proportional=True) == pytest.approx(multiple, abs=1e-7)
 
 
 def test_the_objective_may_depend_on_the_problem_and_zero_decides_nothing():

@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from reinforce_np import arguments
+from reinforce_np.estimators import Estimator, OnPolicy
 from reinforce_np.exact.batches import LIMIT
-from reinforce_np.exact.callables import NotFiniteError
+from reinforce_np.exact.callables import NotFiniteError, bound
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
@@ -29,6 +30,7 @@ from reinforce_np.problem import problem_of
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
 RESOLVED = 1e-3  # of the gradient: a mean off by more is never acquitted, however much rounding may have left
+ALL_ONE = "all ratios were 1: pass a behaviour to judge others"
 NO_BOOL = (
     'a verdict is one of four kinds, neither true nor false: ask for verdict.kind == "unbiased", or use assert_unbiased'
 )
@@ -62,7 +64,8 @@ class Verdict:
         What counted as zero.
     reason : str
         Why a verdict is "undefined", or what else a reader should know: such as that *every* estimator
-        is proportional here, where one state with two actions leaves the scores a single direction.
+        is proportional here, where one state with two actions leaves the scores a single direction; or that
+        all importance ratios were 1, so that nothing is said about what becomes of them.
 
     Examples
     --------
@@ -149,7 +152,10 @@ class Verdict:
     def __str__(self):
         name = type(self.objective).__name__
         if self.kind == "unbiased":
-            return f"unbiased for the gradient of {name}: largest difference {np.abs(self.bias).max():.1e} is rounding"
+            return (
+                f"unbiased for the gradient of {name}: largest difference {np.abs(self.bias).max():.1e} is rounding"
+                + (f"; {self.reason}" if self.reason else "")
+            )
         if self.kind == "undefined":
             return f"undefined for the gradient of {name}: {self.reason}"
         if self.kind == "proportional":
@@ -213,7 +219,7 @@ def judge(
     >>> print(judge(algorithms.reinforce(), mdp, policy, theta))
     unbiased for the gradient of Discounted: largest difference ... is rounding
     >>> print(judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2))
-    proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
+    proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5); all ratios were 1: pass a behaviour to judge others
 
     A function of yours: here the discount of the score is forgotten.
 
@@ -233,6 +239,7 @@ def judge(
     given = (problem.mdp, problem.policy, problem.theta)
     objective = objective_of(objective, problem)
     gradient = exact_gradient(*given, objective=objective)
+    estimator = bound(estimator, problem)
     try:
         moments = exact_moments(
             estimator, problem, exchangeable=exchangeable, precision=precision, route=route, limit=limit
@@ -240,9 +247,24 @@ def judge(
     except NotFiniteError as error:
         return Verdict("undefined", None, None, None, None, gradient, objective, None, None, reason=str(error))
     verdict = verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
+    remarks = []
     if verdict.kind == "proportional" and one_direction(problem):
-        return replace(verdict, reason="so is every estimator here, where all scores lie on one line")
-    return verdict
+        remarks.append("so is every estimator here, where all scores lie on one line")
+    if verdict.kind in ("unbiased", "proportional") and problem.behaviour is None and reads_ratios(estimator):
+        remarks.append(ALL_ONE)
+    return replace(verdict, reason="; ".join(remarks)) if remarks else verdict
+
+
+def reads_ratios(estimator):
+    """Return whether an estimator is known to correct for data of another policy.
+
+    Examples
+    --------
+    >>> from reinforce_np import algorithms
+    >>> reads_ratios(algorithms.grpo()), reads_ratios(algorithms.rloo())
+    (True, False)
+    """
+    return isinstance(estimator, Estimator) and not isinstance(estimator.ratio, OnPolicy)
 
 
 def one_direction(problem):

@@ -89,7 +89,7 @@ def assert_unbiased(
     >>> assert_unbiased(algorithms.dr_grpo(), mdp, policy, np.zeros(3), group_size=2)
     Traceback (most recent call last):
         ...
-    reinforce_np.Convicted: proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5)
+    reinforce_np.Convicted: proportional to the gradient of Discounted with factor 0.5 (relative bias 0.5); all ratios were 1: pass a behaviour to judge others
     ...
     """
     __tracebackhide__ = True

@@ -1,15 +1,17 @@
 """The smallest problem that convicts an estimator, found and shrunk by Hypothesis, outside of a test."""
 
 import contextlib
+import math
 import tempfile
 from dataclasses import dataclass
 from typing import Any
 
 from reinforce_np import arguments
 from reinforce_np.exact.objectives import Discounted
-from reinforce_np.exact.verdicts import judge
+from reinforce_np.exact.verdicts import ALL_ONE, RESOLVED, judge
 from reinforce_np.problem import Problem, code
 
+CLEAR = RESOLVED  # distance of a mean from the gradient that is looked for first
 WIDTH = 100  # columns of printed code
 
 
@@ -34,6 +36,8 @@ class Counterexample:
     elsewhere : (Problem, Verdict) or None
         Where the verdict is "proportional": another of the problems looked at, on which the mean is not this multiple of the
         gradient; the smaller a problem, the more is proportional on it. None when there was none.
+    remark : str
+        What the acquittals leave open, where they say so: such as that every importance ratio was 1.
 
     Examples
     --------
@@ -50,6 +54,7 @@ class Counterexample:
     n_judged: int
     n_undefined: int = 0
     elsewhere: tuple[Problem, Any] | None = None
+    remark: str = ""
 
     def __bool__(self):
         return self.problem is not None
@@ -58,7 +63,9 @@ class Counterexample:
         n = self.n_judged - self.n_undefined
         if self.problem is None:
             more = f", {self.n_undefined} more decide nothing" * bool(self.n_undefined)
-            return f"no counterexample: {n} problems acquit the estimator{more}"
+            return f"no counterexample: {n} problems acquit the estimator{more}" + f"; {self.remark}" * bool(
+                self.remark
+            )
         text = f"{self.verdict}\non this problem, the {self.how} of {n} judged:\n\n{pasteable(self.problem)}"
         if self.elsewhere is None:
             return text
@@ -80,7 +87,9 @@ def find_counterexample(
     """Look for the smallest problem on which an estimator is not what it claims to be.
 
     Problems are drawn by Hypothesis and judged exactly; the first that
-    convicts is shrunk. The same call gives the same answer.
+    convicts is shrunk, as long as the mean stays off by more than a thousandth of the gradient:
+    a mean that is off by less, such as by the ε of a standard deviation, convicts only where
+    nothing else does. The same call gives the same answer.
 
     Parameters
     ----------
@@ -153,11 +162,11 @@ def find_counterexample(
     max_examples = arguments.integer("max_examples", max_examples, low=1)
     options = {"objective": objective, "exchangeable": exchangeable, "precision": precision}
     n_judged = n_undefined = 0
-    sought: Any = None
+    sought, least = None, CLEAR
     judged: list[tuple[Problem, Any]] = []
 
     def convicts(problem):
-        """Return whether a problem shows what the first one to show anything did: a wrong mean, or one kind of error."""
+        """Return whether a problem shows what the first one to show anything did: a clearly wrong mean, or one kind of error."""
         nonlocal n_judged, n_undefined, sought
         n_judged += 1
         try:
@@ -169,7 +178,7 @@ def find_counterexample(
         else:
             judged.append((problem, verdict))
             n_undefined += decides_nothing(verdict)
-            shown = "wrong" if is_wrong(verdict, proportional) else None
+            shown = "wrong" if is_wrong(verdict, proportional) and distance(verdict, proportional) > least else None
         sought = sought or shown
         return shown is not None and shown == sought
 
@@ -177,13 +186,18 @@ def find_counterexample(
     settings = hypothesis.settings(
         max_examples=max_examples, phases=phases, derandomize=True, database=None, deadline=None
     )
+    where = strategies.problems() if problems is None else problems
+    problem = None
     with _files_elsewhere():
-        try:
-            problem = hypothesis.find(
-                strategies.problems() if problems is None else problems, convicts, settings=settings
-            )
-        except hypothesis.errors.NoSuchExample:
-            return Counterexample(None, None, "smallest", n_judged, n_undefined)
+        with contextlib.suppress(hypothesis.errors.NoSuchExample):
+            problem = hypothesis.find(where, convicts, settings=settings)
+        if problem is None and any(is_wrong(verdict, proportional) for _, verdict in judged):
+            n_judged, n_undefined, least = 0, 0, -math.inf
+            judged.clear()
+            problem = hypothesis.find(where, convicts, settings=settings)
+    if problem is None:
+        on_policy = any(ALL_ONE in verdict.reason for _, verdict in judged)
+        return Counterexample(None, None, "smallest", n_judged, n_undefined, remark=ALL_ONE * on_policy)
     try:
         verdict = judge(estimator, problem, **options)
         return Counterexample(problem, verdict, "smallest", n_judged, n_undefined, not_by(verdict, judged))
@@ -211,6 +225,28 @@ def is_wrong(verdict, proportional=False):
     if verdict.kind == "proportional":
         return not (proportional and verdict.factor > 0)
     return verdict.kind == "biased"
+
+
+def distance(verdict, proportional=False):
+    """Return how far the mean is from the gradient (or from its nearest positive multiple), relative to it.
+
+    Parameters
+    ----------
+    verdict : Verdict
+        Of the estimator.
+    proportional : bool
+        Whether a positive multiple will do.
+
+    Returns
+    -------
+    float
+        Infinite when there is no mean, and when it is zero or the gradient is.
+    """
+    if verdict.cosine is None:
+        return math.inf
+    if not proportional:
+        return verdict.relative_bias
+    return math.sqrt(max(1.0 - verdict.cosine**2, 0.0)) if verdict.cosine > 0 else math.inf
 
 
 def decides_nothing(verdict):
