@@ -524,6 +524,19 @@ def test_a_gradient_that_is_zero_passes(capsys):
     assert "but the gradient" not in " ".join(passing(capsys, "--horizon", "1").split())
 
 
+@pytest.mark.parametrize("argv", [["estimators"], ["variance", "gamma"], ["variance", "parts"]], ids=" ".join)
+def test_a_horizon_that_is_missing_is_asked_for_in_words_of_the_command(capsys, argv):
+    code, out, err = run(capsys, *argv, "--mdp", "aima_three_state")
+    assert code in (2, 4) and not out and len(err.splitlines()) == 1
+    assert "--mdp aima_three_state: this model has no horizon" in err and err.endswith("pass --horizon STEPS\n")
+
+
+def test_where_all_is_listed_without_a_horizon_none_is_asked_for(capsys, tmp_path):
+    path = tmp_path / "bandit.json"
+    examples.bandit().replace(horizon=None).save(path)
+    assert run(capsys, "variance", "parts", "--mdp", path)[0] == 0
+
+
 def test_examples_can_be_printed_anywhere():
     assert process("examples", env={**os.environ, "PYTHONIOENCODING": "ascii"}).returncode == 0
 

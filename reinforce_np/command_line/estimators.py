@@ -78,6 +78,7 @@ def run(options):
     if options.beta < 0:
         raise ValueError(f"--beta {options.beta:g} is out of range; pass a number >= 0")
     problem = models.problem(options)
+    models.require_horizon(problem, "this comparison")
     behaviour = _behaviour(options.behaviour, problem)
     objective = KLRegularised(np.zeros(problem.policy.n_parameters), options.beta) if options.beta else Discounted()
     family = _family(problem, behaviour is not None, options.group_size, options.beta)

@@ -1,6 +1,7 @@
 """From words on the command line to a model, a policy and its parameters."""
 
 import argparse
+import contextlib
 import difflib
 import json
 import os
@@ -79,6 +80,25 @@ def problem(options):
     mdp, remarks = _model(options)
     policy, policy_name = _policy(options, mdp)
     return Problem(options.mdp, mdp, policy, theta_of(options, policy), policy_name, options.theta, remarks)
+
+
+def require_horizon(problem, what):
+    """Refuse a model without a horizon, for `what` needs one."""
+    if problem.mdp.horizon is None:
+        raise ValueError(f"--mdp {problem.name}: this model has no horizon, and {what} needs one; pass --horizon STEPS")
+
+
+@contextlib.contextmanager
+def told_of_the_horizon(problem):
+    """Say it in words of a command where a model is too large because it has no horizon."""
+    try:
+        yield
+    except arguments.TooLargeError as error:
+        if problem.mdp.horizon is not None:
+            raise
+        raise arguments.TooLargeError(
+            f"--mdp {problem.name}: this model has no horizon, so that its trajectories cannot all be listed; pass --horizon STEPS"
+        ) from error
 
 
 def _model(options):

@@ -54,7 +54,8 @@ def run(options):
         raise ValueError(f"--estimator {options.estimator}: pass one of {', '.join(_estimators(None))}")
     problem = models.problem(options)
     given = problem.mdp, problem.policy, problem.theta
-    rows = [_row(name, estimator, given) for name, estimator in _estimators(problem).items()]
+    with models.told_of_the_horizon(problem):
+        rows = [_row(name, estimator, given) for name, estimator in _estimators(problem).items()]
     chosen = _estimators(problem)[options.estimator]
     pairs = largest_pairs(chosen, *given, n=options.top)
     try:

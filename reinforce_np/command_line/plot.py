@@ -156,9 +156,10 @@ def cloud(options):
         "reward-to-go, baseline V": Estimator(RewardToGo(V)),
         "GAE 0.5, no critic": Estimator(GAE(np.zeros(mdp.n_states), 0.5)),
     }
-    found = clouds(
-        mdp, policy, theta, estimators, batch_size=options.batch_size, batches=options.batches, rng=options.seed
-    )
+    with models.told_of_the_horizon(problem):
+        found = clouds(
+            mdp, policy, theta, estimators, batch_size=options.batch_size, batches=options.batches, rng=options.seed
+        )
     return _drawn(options, lambda: plots.estimate_cloud(found))
 
 

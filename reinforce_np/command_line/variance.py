@@ -177,10 +177,8 @@ def _sweep(command, options, values, executor):
         if options.horizon == "own":
             options.horizon = SMALL_HORIZON
     problem = models.problem(options)
-    if problem.mdp.horizon is None and command.name != "horizon":
-        raise ValueError(
-            f"--mdp {problem.name}: this model has no horizon, and a sweep needs one; pass --horizon STEPS"
-        )
+    if command.name != "horizon":
+        models.require_horizon(problem, "a sweep")
     if command.name == "horizon":
         if not 0 <= options.mix <= 1:
             raise ValueError(f"--mix {options.mix:g} is out of range; pass a probability in [0, 1]")
