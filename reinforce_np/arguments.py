@@ -65,7 +65,7 @@ def real_array(name, value, *, ndim=None, shape=None, minus_infinity=False, nan=
     admits entries of −inf (masked logits), ``nan`` those of NaN (unknown). In memory the last axis varies
     fastest, as after a pickle: another process then adds up in the same order, to the same bits.
     """
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind not in "iuf":
         raise TypeError(f"{name} holds {array.dtype} values; it must hold real numbers")
     check_shape(name, array, ndim=ndim, shape=shape)
@@ -107,7 +107,7 @@ def check_sums(name, sums, *, tolerance=1e-9):
 
 def integer_array(name, value, *, low, high, shape=None, ndim=None):
     """Return `value` as an intp array with entries in [low, high)."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     if array.dtype.kind == "f" and np.all(array == np.floor(array)) and np.all(np.abs(array) < 2**53):
         array = array.astype(np.intp)
     if array.dtype.kind not in "iu":
@@ -122,7 +122,7 @@ def integer_array(name, value, *, low, high, shape=None, ndim=None):
 
 def boolean_array(name, value, *, shape):
     """Return `value` as a bool array; 0 and 1 are accepted."""
-    array = _as_array(name, value)
+    array = as_array(name, value)
     check_shape(name, array, shape=shape)
     if array.dtype.kind in "iuf" and np.all((array == 0) | (array == 1)):
         array = array.astype(bool)
@@ -176,7 +176,8 @@ def generator(rng):
         raise TypeError(f"rng={rng!r} is no seed; pass None, an int >= 0, a SeedSequence or a Generator") from None
 
 
-def _as_array(name, value):
+def as_array(name, value):
+    """Return `value` as an array, refusing rows of several lengths, masks and Python objects."""
     if np.ma.isMaskedArray(value):
         raise TypeError(f"{name} is a masked array, and its mask would be lost; pass plain numbers")
     try:

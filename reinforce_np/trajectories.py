@@ -60,11 +60,11 @@ class Trajectories:
     groups: np.ndarray
 
     def __post_init__(self):
-        states = np.asarray(self.states)
+        states = arguments.as_array("states", self.states)
         arguments.check_shape("states", states, ndim=2)
         n, n_steps = states.shape
         for field in dataclasses.fields(self):
-            array = np.asarray(getattr(self, field.name))
+            array = arguments.as_array(field.name, getattr(self, field.name))
             arguments.check_shape(field.name, array, shape=(n, n_steps) if field.name in WIDE else (n,))
             array = array.view()  # the caller's array stays writable for its owner
             array.setflags(write=False)

@@ -34,13 +34,17 @@ from reinforce_np import (
     exact,
     examples,
     finite_difference,
+    judge,
     random_mdp,
+    returns,
+    rewards_to_go,
     sample,
     smallest_detectable_bias,
     taylor_test,
     trajectories_needed,
 )
 from reinforce_np.command_line import main
+from reinforce_np.training import SGD, train
 
 M = examples.referee()
 P, ZEROS = TabularSoftmax(3, 3), np.zeros(9)
@@ -388,6 +392,43 @@ ROWS += [
     (call(examples.frozen_lake, map=4), TypeError, r"map=4"),
     (call(P.contract, ZEROS, np.full((3, 3), "a")), TypeError, r"weights hold"),
 ]  # fmt: skip
+
+
+def ragged():
+    wide = {name: [[0, 0], [0]] for name in ("states", "actions", "rewards", "log_probabilities")}
+    return Trajectories(
+        **wide, **{name: [0, 0] for name in ("lengths", "terminated", "truncated", "final_states", "groups")}
+    )
+
+
+def training(estimator):
+    return lambda: train((M, P), estimator, SGD(0.1), iterations=1, batch_size=2, rng=0)
+
+
+ROWS += [
+    (ragged, ValueError, r"states is not a rectangular array.*give every row the same length"),
+    (call(returns, [1.0, 2.0], 0.5), ValueError, r"rewards has 1 axes"),
+    (call(rewards_to_go, [[1.0], [1.0, 2.0]], 0.5), ValueError, r"rewards is not a rectangular array"),
+    (call(rewards_to_go, [["1"]], 0.5), TypeError, r"rewards holds <U1"),
+    (call(returns, np.ones((1, 2)), "0.5"), TypeError, r"gamma='0.5'"),
+    (call(rewards_to_go, np.ones((1, 2)), 1.5), ValueError, r"gamma=1.5"),
+    (call(judge, algorithms.reinforce, *PROBLEM), TypeError, r"estimator=reinforce takes no arguments: call it, reinforce\(\)"),
+    (call(judge, lambda t, theta: 0.0, *PROBLEM), ValueError, r"shape \(\).*numpy_loss, torch_loss or jax_loss"),
+    (training(algorithms.rloo), TypeError, r"estimator=rloo takes no arguments: call it, rloo\(\)"),
+    (training(algorithms.ppo), TypeError, r"estimator=ppo takes one argument.*critic=LeastSquares\(\)"),
+    (training(lambda t, theta, problem: theta), TypeError, r"takes 3 arguments.*f\(trajectories, theta\)"),
+]  # fmt: skip
+
+
+def test_lists_are_rewards_too():
+    assert returns([[1, 2, 4], [0, 0, 4]], 0.5).tolist() == [3.0, 1.0]
+    assert rewards_to_go([[1, 2, 4], [0, 0, 4]], 0.5).tolist() == [[3.0, 4.0, 4.0], [1.0, 2.0, 4.0]]
+
+
+def test_a_function_of_a_baseline_that_was_given_the_problem_says_so():
+    with pytest.raises(TypeError) as refusal:
+        judge(algorithms.reinforce_with_baseline, *PROBLEM)
+    assert "reinforce_with_baseline, which takes one argument and was given the Problem" in refusal.value.__notes__[0]
 
 
 def named(rows):

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from reinforce_np import arguments
+
 
 def returns(rewards, gamma):
     """R = Σₜ γᵗ rₜ, shape (N,).
@@ -11,7 +13,7 @@ def returns(rewards, gamma):
     rewards : array (N, T)
         Zero after the end of an episode.
     gamma : float
-        Discount per step.
+        Discount per step, in [0, 1].
 
     Returns
     -------
@@ -22,6 +24,7 @@ def returns(rewards, gamma):
     >>> returns(np.array([[1.0, 2.0, 4.0]]), 0.5)
     array([3.])
     """
+    rewards, gamma = _checked(rewards, gamma)
     return rewards @ gamma ** np.arange(rewards.shape[1])
 
 
@@ -33,7 +36,7 @@ def rewards_to_go(rewards, gamma):
     rewards : array (N, T)
         Zero after the end of an episode.
     gamma : float
-        Discount per step.
+        Discount per step, in [0, 1].
 
     Returns
     -------
@@ -44,7 +47,17 @@ def rewards_to_go(rewards, gamma):
     >>> rewards_to_go(np.array([[1.0, 2.0, 4.0]]), 0.5)
     array([[3., 4., 4.]])
     """
+    rewards, gamma = _checked(rewards, gamma)
     to_go = np.array(rewards, dtype=np.float64)
     for t in reversed(range(to_go.shape[1] - 1)):
         to_go[:, t] += gamma * to_go[:, t + 1]
     return to_go
+
+
+def _checked(rewards, gamma):
+    """Return both, refusing what are no rewards (N, T) and no discount; nothing is copied, for batches may be large."""
+    rewards = arguments.as_array("rewards", rewards)
+    arguments.check_shape("rewards", rewards, ndim=2)
+    if rewards.dtype.kind not in "iuf":
+        raise TypeError(f"rewards holds {rewards.dtype} values; it must hold real numbers")
+    return rewards, arguments.number("gamma", gamma, low=0.0, high=1.0)

@@ -49,8 +49,12 @@ def bound(estimator, problem):
     if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(f"estimator={estimator!r} is no estimator; {FORMS}")
     n = n_required(estimator)
+    if n == 0:
+        raise TypeError(
+            f"estimator={name_of(estimator)} takes no arguments: call it, {name_of(estimator)}(), if it makes an estimator; {FORMS}"
+        )
     if n == 1:
-        made = estimator(problem)
+        made = _made(estimator, problem)
         if not isinstance(made, Estimator) and (not callable(made) or n_required(made) != 2):
             raise TypeError(f"estimator={name_of(estimator)} of one argument, the problem, made {made!r}; {FORMS}")
         return made
@@ -64,6 +68,17 @@ def bound(estimator, problem):
     if n != 2:
         raise TypeError(f"estimator={name_of(estimator)} takes {n} arguments; {FORMS}")
     return estimator
+
+
+def _made(function, problem):
+    try:
+        return function(problem)
+    except Exception as error:
+        error.add_note(
+            f"raised by {name_of(function)}, which takes one argument and was given the Problem; if it makes an Estimator of "
+            "a baseline or critic V, call it first and pass what it returns"
+        )
+        raise
 
 
 def name_of(estimator):
@@ -158,9 +173,10 @@ def estimate_of(function, trajectories, theta):
     except (RuntimeError, TypeError, ValueError) as error:  # a tensor that still tracks gradients, for one
         raise TypeError(f"{name} returned {type(value).__name__}, which is no array: {error}") from None
     if value.shape != theta.shape or value.dtype.kind not in "iuf":
+        loss = "; the gradient of a loss is made by numpy_loss, torch_loss or jax_loss" if value.ndim == 0 else ""
         raise ValueError(
             f"{name} returned an array of shape {value.shape} and dtype {value.dtype}; an estimate must hold one real number "
-            f"for each parameter, shape {theta.shape}"
+            f"for each parameter, shape {theta.shape}{loss}"
         )
     wrong = ~np.isfinite(value)
     if wrong.any():

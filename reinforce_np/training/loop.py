@@ -18,7 +18,7 @@ import numpy as np
 from reinforce_np import arguments, exact
 from reinforce_np.environments import Draw, ModelSource
 from reinforce_np.estimators import Estimator, OnPolicy
-from reinforce_np.exact.callables import called
+from reinforce_np.exact.callables import called, n_required, name_of
 from reinforce_np.sampling import seed_sequence
 from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
@@ -217,6 +217,7 @@ class _Run:
             raise TypeError(
                 f"estimator={self.estimator!r} is no Estimator and cannot be called; pass one such as algorithms.reinforce()"
             )
+        _check_arguments(self.estimator, self.critic)
         if self.critic is not None and isinstance(self.estimator, Estimator):
             raise TypeError(
                 "critic=... learns V, so estimator must be a function from V to an Estimator, such as "
@@ -376,6 +377,24 @@ class _Run:
 
 
 EXAMPLES = {"optimiser": "Adam(0.1)", "critic": "LeastSquares()"}
+
+
+def _check_arguments(estimator, critic):
+    """Refuse a function that makes an estimator where an estimator is wanted."""
+    n = 2 if isinstance(estimator, Estimator) else n_required(estimator)
+    if critic is None and n == 0:
+        raise TypeError(
+            f"estimator={name_of(estimator)} takes no arguments: call it, {name_of(estimator)}(), and pass what it returns"
+        )
+    if critic is None and n == 1:
+        raise TypeError(
+            f"estimator={name_of(estimator)} takes one argument: if that is V, pass a critic that learns it, such as "
+            f"critic={EXAMPLES['critic']}, or call it first; a function of yours is f(trajectories, theta)"
+        )
+    if critic is None and n != 2:
+        raise TypeError(
+            f"estimator={name_of(estimator)} takes {n} arguments; pass a function f(trajectories, theta) of two"
+        )
 
 
 def _summary(draw):
