@@ -63,6 +63,28 @@ class Adjacent(NamedTuple):
     between: np.ndarray
 
 
+class Crossings(NamedTuple):
+    """Which entries of two (S, S) matrices make E Pᵀ + Pᵀ E where a state leads: their products, summed over the first axis.
+
+    Parameters
+    ----------
+    cells : int array (J + I, J, S)
+        Entries of the flattened E, for each entry of `Neighbours.into`: J for E Pᵀ, and I for Pᵀ E.
+    weights : int array (J + I, J, S)
+        The entries of the flattened P that they are multiplied with, which is followed by a zero; the zero where there is none.
+    """
+
+    cells: np.ndarray
+    weights: np.ndarray
+
+
+def _read_only(arrays):
+    """Return the arrays, which are kept with a model, so that nobody writes into them."""
+    for array in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
 def _distinct(states, counted):
     """Return the distinct counted states of each row (S, N), filled up with the row's own, as (J, S), and the place
     of each entry in that array, flattened."""
@@ -246,10 +268,7 @@ class FiniteMDP:
         entered_by = np.full((n_entries if n_entries <= 2 * len(into) + 8 else 0, S), into.size)
         if len(entered_by):
             entered_by[rank, target] = used
-        found = Neighbours(into, pair.reshape(shape), entered_by, entered_by % S)
-        for array in found:
-            array.setflags(write=False)
-        return found
+        return _read_only(Neighbours(into, pair.reshape(shape), entered_by, entered_by % S))
 
     @cached_property
     def cells(self):
@@ -271,18 +290,45 @@ class FiniteMDP:
         ([[0, 1], [0, 1]], [[0, 4], [2, 1]], [[0, 2], [4, 1]])
         """
         into, _, entered_by, entered_from = self.neighbours
-        entered, leads = entered_by < into.size, np.zeros(into.size, dtype=bool)
-        leads[entered_by[entered]] = True
-        leads = leads.reshape(into.shape)
+        entered, leads = entered_by < into.size, self._leads
         beside, place = _distinct(np.concatenate([entered_from, into]).T, np.concatenate([entered, leads]).T)
         here, there = place.T[: len(entered_by)], place.T[len(entered_by) :]
         between = np.full((beside.size, 2), into.size)
         between[here[entered], 0] = entered_by[entered]
         between[there[leads], 1] = np.flatnonzero(leads)
-        found = Adjacent(beside, between.reshape(*beside.shape, 2))
-        for array in found:
-            array.setflags(write=False)
-        return found
+        return _read_only(Adjacent(beside, between.reshape(*beside.shape, 2)))
+
+    @cached_property
+    def crossings(self):
+        """Ways to cross from a state to a successor's in two matrices, found once per model: a `Crossings`.
+
+        Examples
+        --------
+        >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
+        ...                             initial=0, gamma=0.9, horizon=4)
+        >>> P, E, into = np.array([0.2, 0.8, 0.0, 1.0, 0.0]), np.array([[1.0, 2.0], [3.0, 4.0]]), mdp.neighbours.into
+        >>> cells, weights = mdp.crossings
+        >>> found, P = (E.take(cells) * P.take(weights)).sum(axis=0), P[:4].reshape(2, 2)
+        >>> np.allclose(found, np.take_along_axis(E @ P.T + P.T @ E, into.T, axis=1).T)
+        True
+        """
+        into, _, entered_by, entered_from = self.neighbours
+        S, s, leads = self.n_states, np.arange(self.n_states), self._leads
+        onward = into[:, into]  # (J, J, S): the successors of each successor of a state
+        cells = np.concatenate([s * S + onward, entered_from[:, None] * S + into])
+        weights = np.concatenate([
+            np.where(leads[:, into], into * S + onward, S * S),
+            np.broadcast_to(np.where(entered_by < into.size, entered_from * S + s, S * S)[:, None], (len(entered_by), *into.shape)),
+        ])  # fmt: skip
+        return _read_only(Crossings(cells, weights))
+
+    @cached_property
+    def _leads(self):
+        """Which entries of `neighbours.into` are next states, and not there to fill up, where `entered_by` says so, (J, S)."""
+        into, _, entered_by, _ = self.neighbours
+        leads = np.zeros(into.size, dtype=bool)
+        leads[entered_by[entered_by < into.size]] = True
+        return leads.reshape(into.shape)
 
     def replace(self, **changes):
         """Return a copy with some fields changed, validated anew.
@@ -296,7 +342,11 @@ class FiniteMDP:
         other = dataclasses.replace(self, **changes)
         if changes.keys().isdisjoint(("probability", "next_state", "terminated")):  # what these are found from
             vars(other).update(
-                {x: vars(self)[x] for x in ("continuation", "neighbours", "cells", "adjacent") if x in vars(self)}
+                {
+                    x: vars(self)[x]
+                    for x in ("continuation", "neighbours", "cells", "adjacent", "crossings")
+                    if x in vars(self)
+                }
             )
         return other
 

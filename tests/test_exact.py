@@ -1060,6 +1060,7 @@ NEVER, ALWAYS = 0, 10**9
 WAYS = {
     "by powers": (chains._by_powers, {"SMALL": 200}),
     "by powers, four rows at a time": (chains._by_powers, {"SMALL": NEVER, "WORTH": ALWAYS, "ONE_THREAD": 4 * 64**2}),
+    "by double steps": (chains._by_double_steps, {"SMALL": 200}),
     "together": (chains._together, {}),
     "together, too many for one thread": (chains._together, {"ONE_THREAD_ROW": NEVER}),
     "by steps": (chains._by_steps, {}),
@@ -1072,7 +1073,8 @@ def along(way):
     function, constants = WAYS[way]
 
     def wanted(mdp):
-        impossible = function is chains._together and not (len(mdp.neighbours.entered_by) and mdp.horizon)
+        gathers = function in (chains._together, chains._by_double_steps)
+        impossible = gathers and not (len(mdp.neighbours.entered_by) and mdp.horizon)
         return chains._by_steps if impossible else function
 
     with pytest.MonkeyPatch.context() as patch:
@@ -1126,15 +1128,23 @@ def test_long_sweeps_over_merged_chains(mdp):
         there = between[..., way] < into.size
         assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
         assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
-    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "adjacent", "cells", "continuation"}
+    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {
+        "neighbours",
+        "adjacent",
+        "cells",
+        "crossings",
+        "continuation",
+    }
 
 
 @pytest.mark.parametrize(("sizes", "way"), [
-    ((64, 100, 4, 4), "_by_powers"), ((100, 100, 4, 4), "_together"), ((64, 10, 4, 4), "_together"),  # grids
-    ((400, 1000, 4, 4), "_together"), ((400, 10**4, 4, None), "_by_steps"),
-    ((100, 100, 12, 28), "_by_powers"), ((300, 100, 12, 34), "_by_steps"), ((1000, 50, 12, 38), "_by_steps"),  # at random
-    ((200, 100, 200, 200), "_by_powers"), ((2000, 30, 2000, None), "_by_powers"), ((150, 40, 2, None), "_by_steps"),
-    ((10**5, 100, 4, None), "_by_steps"), ((1, 10**6, 1, 1), "_by_powers"), ((9, 1, 1, 1), "_by_powers"), ((9, 0, 1, None), "_by_steps"),
+    ((64, 100, 4, 4, 4), "_by_double_steps"), ((100, 100, 4, 4, 4), "_together"), ((64, 10, 4, 4, 4), "_together"),  # grids
+    ((36, 100, 4, 4, 4), "_by_powers"), ((49, 100, 4, 4, 4), "_by_double_steps"), ((81, 100, 4, 4, 4), "_by_double_steps"),
+    ((64, 10**5, 4, 4, None), "_by_double_steps"), ((9, 1, 1, 1, 1), "_by_powers"),
+    ((400, 1000, 4, 4, 4), "_together"), ((400, 10**4, 4, 4, None), "_by_steps"), ((64, 100, 4, 0, None), "_by_powers"),
+    ((100, 100, 12, 24, 28), "_by_powers"), ((300, 100, 12, 26, 34), "_by_steps"), ((1000, 50, 12, 28, 38), "_by_steps"),  # at random
+    ((200, 100, 200, 200, 200), "_by_powers"), ((2000, 30, 2000, 2000, None), "_by_powers"), ((150, 40, 2, 0, None), "_by_steps"),
+    ((10**5, 100, 4, 4, None), "_by_steps"), ((1, 10**6, 1, 1, 1), "_by_powers"), ((9, 0, 1, 1, None), "_by_steps"),
 ])  # fmt: skip
 def test_the_quickest_way_by_sizes(sizes, way):
     assert chains.quickest_of(*sizes).__name__ == way
@@ -1145,14 +1155,17 @@ def test_the_quickest_way_of_a_model():
         examples.frozen_lake(map="8x8", horizon=100),
         random_mdp(n_states=300, n_actions=6, horizon=100, rng=0),
     )
-    assert chains.quickest(lake) is chains._by_powers and chains.quickest(lake.replace(horizon=10)) is chains._together
+    assert (
+        chains.quickest(lake) is chains._by_double_steps
+        and chains.quickest(lake.replace(horizon=10)) is chains._together
+    )
     assert chains.quickest(at_random) is chains.quickest(hub(250)) is chains._by_steps
     assert chains.quickest(hub().replace(horizon=0)) is chains._by_steps
 
 
 def test_a_changed_model_keeps_the_tables_it_can_and_no_others():
     model = examples.referee()
-    tables = ("neighbours", "adjacent", "continuation")
+    tables = ("neighbours", "adjacent", "crossings", "continuation")
     kept = [getattr(model, name) for name in tables]
     assert all(
         getattr(model.replace(gamma=0.5, reward=-model.reward), name) is x for name, x in zip(tables, kept, strict=True)

@@ -13,7 +13,8 @@ Actions return once, at the end. The gradient needs Q_t only in the sum
     Σ_t d_t(s) Q_t(s,a) = r(s,a) Σ_t d_t(s) + γ Σ_k p(k|s,a) M(s,s'),        M(s,j) = Σ_t d_t(s) V_{t+1}(j).
 
 Neither recursion scatters: values are gathered from the states that follow, and occupancy from
-the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`).
+the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`). There are four ways:
+`_by_steps` is as the equations are written; the others trade arithmetic for fewer calls, where states are few.
 """
 
 from collections.abc import Callable
@@ -27,7 +28,7 @@ from reinforce_np.products import on_one_thread, one_thread_will_do, rows_of_one
 SMALL = 96  # states up to which BLAS is left alone with a dense matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
 DENSE = 2  # times the successors of a state: with so many states or fewer it always is
-WORTH = 40_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
+WORTH = 30_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
 WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
@@ -52,15 +53,15 @@ def visited_values(mdp, pi, r, gamma):
     array (S, A, ...)
     """
     S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
-    into, pair, *entered = mdp.neighbours
-    way, n_pairs = _by_steps if batch else quickest(mdp), into.size
+    way, pair, n_pairs = _by_steps if batch else quickest(mdp), mdp.neighbours.pair, mdp.neighbours.into.size
+    dense = way in (_by_powers, _by_double_steps)
+    p = bellman.trailing(gamma * mdp.continuation, len(batch))
+    adding_up = bellman.summed(mdp.cells, S * S + 1) if dense else bellman.summed(pair, n_pairs + 1)
+    P = adding_up(pi[:, :, None] * p)  # the last is zero: of no pair
+    r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
+    d, M = way(P, r_pi, start, T, mdp)
     if way is _by_powers:
         pair, n_pairs = mdp.cells, S * S
-    p = bellman.trailing(gamma * mdp.continuation, len(batch))
-    P = bellman.summed(pair, n_pairs + 1)(pi[:, :, None] * p)  # the last is zero: of no pair
-    r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
-    tables = () if way is _by_powers else (into, *(mdp.adjacent if way is _together else entered))
-    d, M = way(P, r_pi, start, T, *tables)
     following = M.reshape(n_pairs, *batch).take(pair, axis=0)
     return d[:, None] * r + np.einsum("sak...,sak...->sa...", p, following)
 
@@ -75,27 +76,36 @@ def visited_values_by_outcomes(mdp, pi, r, gamma):
 
 def quickest(mdp):
     """Return the way that takes the least time for one policy."""
-    (J, S), T = mdp.neighbours.into.shape, mdp.horizon
-    gathers = len(mdp.neighbours.entered_by) and T * S * J <= TOGETHER
-    return quickest_of(S, T, J, len(mdp.adjacent.beside) if gathers else None)
+    into, _, entered_by, _ = mdp.neighbours
+    (J, S), T, n_entries = into.shape, mdp.horizon, len(entered_by)
+    return quickest_of(S, T, J, n_entries, len(mdp.adjacent.beside) if n_entries and T * S * J <= TOGETHER else None)
 
 
 @lru_cache
-def quickest_of(S, T, J, L):
-    """Return the same, by nanoseconds once measured: for S states, T steps, J successors, and L states beside one, if known."""
+def quickest_of(S, T, J, n_entries, L):
+    """Return the same, by nanoseconds once measured: for S states, T steps, J successors, as many entries into a state (0 if they
+    are not known), and L states beside one, if known; at most."""
     if S <= DENSE * J:
         return _by_powers
     ways: dict[Callable, float] = {_by_steps: T * (6500 + 3.1 * S * J)}
     if L is not None:
         ways[_together] = 10_000 + T * (1200 + S * (1.6 * (L + 1) + 0.6 * J))
-    squarings = most_at_a_time(S, T).bit_length() - 1
-    if S <= (MOST_DENSE if squarings else SMALL):
-        ways[_by_powers] = (2 * squarings * S**3 + 6 * T * S**2) / 40 + 2500 * (squarings + T / 2**squarings)
+    if S <= (MOST_DENSE if most_at_a_time(S, T) > 1 else SMALL):
+        ways[_by_powers] = _of_rows(S, T)
+    if n_entries and T > 1 and S <= SMALL:
+        ways[_by_double_steps] = _of_rows(S, T // 2) + S**3 / 20 + 10_000 + 3 * S * J * (J + n_entries)
     return min(ways, key=lambda way: ways[way])
 
 
-def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
+def _of_rows(S, T):
+    """Return what `_rows`, and the product of what it returns, take."""
+    squarings = most_at_a_time(S, T).bit_length() - 1
+    return (2 * squarings * S**3 + 6 * T * S**2) / 40 + 2500 * (squarings + T / 2**squarings)
+
+
+def _by_steps(P, r_pi, start, T, mdp):
     """Return Σ_t d_t and M: one sweep forwards, and one backwards over the pairs of a state and its successor."""
+    into, _, entered_by, entered_from = mdp.neighbours
     d = np.empty((T, *r_pi.shape), dtype=P.dtype)
     d[:1] = start
     entering, P = P[entered_by], P[:-1].reshape(*into.shape, *P.shape[1:])
@@ -114,7 +124,7 @@ def _by_steps(P, r_pi, start, T, into, entered_by, entered_from):
     return d.sum(axis=0), M
 
 
-def _together(P, r_pi, start, T, into, beside, between):
+def _together(P, r_pi, start, T, mdp):
     """Return the same for few states: both sweeps as one, because what takes the time is the number of calls.
 
     D_t = Σ_{u<=t} d_u and w_t = Pᵗ r_π follow from those of one step before, and V_t is Σ_{i<T−t} w_i, so
@@ -123,6 +133,7 @@ def _together(P, r_pi, start, T, into, beside, between):
 
     D_t(s) and w_t(s) lie side by side: one gather from the states beside s serves both. `start` is one more term.
     """
+    into, (beside, between) = mdp.neighbours.into, mdp.adjacent
     (L, S), J, dtype = beside.shape, len(into), np.result_type(P, r_pi)
     x, terms = np.empty((T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
     x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r_pi, start
@@ -148,18 +159,48 @@ def _adding_rows(terms):
     return partial(np.add.reduce, axis=0)
 
 
-def _by_powers(P, r_pi, start, T):
-    """Return the same for a chain so small that it is a dense matrix: n steps at a time by its n-th power.
+def _by_powers(P, r_pi, start, T, mdp):
+    """Return the same for a chain so small that it is a dense matrix: n steps at a time by its n-th power."""
+    P = P[:-1].reshape(len(start), -1)
+    d, v = _rows(P, r_pi, start, T)
+    return _adding_rows(d)(d), _product_of(P)(d.T, v[:T], out=np.empty_like(P))
 
-    The occupancies d_t, and the values v_k with k steps to go, follow from those of n steps before,
+
+def _by_double_steps(P, r_pi, start, T, mdp):
+    """Return the same, M for the pairs of a state and its successor alone: every other step follows from the one before.
+
+    With t = 0, 2, 4, ... and E = Σ_t d_t V_{t+2}ᵀ, of the chain that takes two steps at once,
+
+        Σ_t (d_t V_{t+1}ᵀ + d_{t+1} V_{t+2}ᵀ) = Σ_t d_t r_πᵀ + E Pᵀ + Pᵀ E,
+
+    where few entries of either product are wanted, each of which is a few terms. Where T is odd the first step is by itself.
+    """
+    S, flat, into, (cells, weights) = len(start), P, mdp.neighbours.into, mdp.crossings
+    P = P[:-1].reshape(S, S)
+    first = start.dot(P) if T % 2 else start
+    d, v = _rows(P.dot(P), r_pi + P.dot(r_pi), first, T // 2)
+    once = _adding_rows(d)(d)  # Σ_t d_t
+    E = d.T.dot(v[:-1])
+    M = np.einsum("ijs,ijs->js", E.take(cells), flat.take(weights))
+    M += once * r_pi.take(into)
+    visits = once + once.dot(P)
+    if T % 2:
+        visits += start
+        M += start * v[-1].take(into)
+    return visits, M
+
+
+def _rows(P, r, start, T):
+    """Return the occupancies d_t of T steps of a dense chain, the last first, and the values v_k with k = 0, ..., T steps to go.
+
+    They follow from those of n steps before,
 
         d_{t+n} = d_t Pⁿ,        v_{k+n} = v_n + Pⁿ v_k.
     """
-    S, dtype = len(start), r_pi.dtype
-    P = P[:-1].reshape(S, S)
+    S, dtype = len(start), r.dtype
     d, v = np.empty((T, S), dtype=dtype), np.empty((T + 1, S), dtype=dtype)
-    d[-1:], v[:1], v[1:2] = start, 0.0, r_pi
-    product, most = np.dot if S <= SMALL else _product, most_at_a_time(S, T)
+    d[-1:], v[:1], v[1:2] = start, 0.0, r
+    product, most = _product_of(P), most_at_a_time(S, T)
     n = t = 1
     while t < T:
         m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
@@ -169,7 +210,7 @@ def _by_powers(P, r_pi, start, T):
         t += m
         if n < most:  # t is 2n then
             P, n = product(P, P, out=np.empty_like(P)), 2 * n
-    return _adding_rows(d)(d), product(d.T, v[:T], out=np.empty_like(P))
+    return d, v
 
 
 @lru_cache
@@ -179,6 +220,11 @@ def most_at_a_time(S, T):
     while 2 * n < T and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
         n *= 2
     return n
+
+
+def _product_of(P):
+    """Return the function that multiplies rows with a matrix of this size: of few states by BLAS left alone."""
+    return np.dot if len(P) <= SMALL else _product
 
 
 def _product(x, P, out):

@@ -32,7 +32,8 @@ def from_dense(
     initial : int or array (S,)
         First state, or its distribution.
     terminal_states : sequence of int
-        Transitions into these end the episode.
+        Transitions into these end the episode. One that starts in such a state takes a step there,
+        as its rows say.
     terminated : bool array, optional
         Which transitions end the episode, three axes as for `reward`.
 
