@@ -72,6 +72,18 @@ def test_right_estimators_pass_in_long_runs(estimator):
     assert np.abs(result.z).max() < 7
 
 
+def test_an_acquittal_says_what_would_have_been_noticed():
+    long, short = (confirm(Estimator(RewardToGo()), *PROBLEM, n, rng=1) for n in (50_000, 50))
+    i = np.argmax(np.abs(long.gradient))
+    percent = 100 * long.smallest_detectable[i] / abs(long.gradient[i])
+    assert str(long).endswith(f"; a bias of {percent:.2g} % of the largest would be noticed") and 1 < percent < 20
+    assert "noticed" not in str(short).replace("too few trajectories to notice", "")
+    flat = confirm(
+        Estimator(RewardToGo()), examples.bandit(means=[1.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), 1000, rng=0
+    )
+    assert flat.conclusive and str(flat).endswith("in 2 components")
+
+
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_short_runs_of_right_estimators_pass(n):
     """1e-4 false alarms would show in 200 runs of nine components and two moments; the rate asked for is 1e-6."""

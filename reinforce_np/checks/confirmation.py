@@ -112,7 +112,7 @@ class Confirmation:
         if not self.rejected:
             text = f"not rejected {over} in {len(self.components)} components"
             few = f", but too few {self.batches.split()[0]} to notice even a missing gradient"
-            return text if self.conclusive else text + few
+            return text + self._power() if self.conclusive else text + few
         wrong = [fact for fact in self.facts if fact.rejected]
         if wrong:  # in causal order: the first may explain the others
             others = f". Rejected too: {', '.join(fact.name for fact in wrong[1:])}" if wrong[1:] else ""
@@ -131,6 +131,12 @@ class Confirmation:
             f"10^{self.log_probability[:, i].min() / math.log(10):.1f} if the estimator were right; "
             f"estimate {self.estimate[i]:.6g} ± {self.standard_error[i]:.2g}, exact gradient {self.gradient[i]:.6g}"
         )
+
+    def _power(self):
+        """Return in words what the run would have noticed: the smallest detectable bias of the largest component."""
+        i = int(np.argmax(np.abs(self.gradient)))
+        share = self.smallest_detectable[i] / abs(self.gradient[i]) if self.gradient[i] else math.inf
+        return f"; a bias of {100 * share:.2g} % of the largest would be noticed" if share < 1 else ""
 
 
 def confirm(
@@ -234,7 +240,7 @@ def confirm(
     >>> from reinforce_np import TabularSoftmax, algorithms, examples
     >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
     >>> print(confirm(algorithms.reinforce(), mdp, policy, theta, 10_000, rng=0))
-    not rejected at alpha=1e-06 over 10000 trajectories in 2 components
+    not rejected at alpha=1e-06 over 10000 trajectories in 2 components; a bias of 9.1 % of the largest would be noticed
 
     A function of yours, on a model too large to list its batches of eight:
 
