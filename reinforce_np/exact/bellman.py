@@ -17,8 +17,7 @@ from functools import wraps
 
 import numpy as np
 
-from reinforce_np import graph
-from reinforce_np.arguments import TooLargeError
+from reinforce_np import arguments, graph
 
 LARGEST_SYSTEM = 4096  # states of a model without horizon: 128 MB, and a minute
 
@@ -30,7 +29,7 @@ def refuses_overflow(function):
     def checked(*args, **options):
         with np.errstate(over="ignore", invalid="ignore"):
             found = function(*args, **options)
-        if not np.isfinite(found).all():
+        if not arguments.all_finite(found):
             raise ValueError(
                 f"{function.__name__} leaves float64: rewards, added up over an episode, are too large; divide all of them by "
                 "the same number"
@@ -155,7 +154,7 @@ class Eliminated:
     def __init__(self, mdp, pi, gamma):
         S = mdp.n_states
         if S > LARGEST_SYSTEM:
-            raise TooLargeError(
+            raise arguments.TooLargeError(
                 f"horizon=None needs a dense system of {S} x {S}, above the limit of {LARGEST_SYSTEM} states; give a horizon"
             )
         states = np.arange(S)

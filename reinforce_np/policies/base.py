@@ -70,7 +70,7 @@ class SoftmaxPolicy:
                 f"theta has shape {theta.shape}; its last axis must have length n_parameters={self.n_parameters}"
             )
         theta = theta.astype(np.complex128 if theta.dtype.kind == "c" else np.float64)
-        if np.isfinite(theta).all():
+        if arguments.all_finite(theta):
             return theta
         wrong = ~(np.isfinite(theta.real) & np.isfinite(theta.imag))
         if self.allows_minus_infinity:
@@ -116,7 +116,7 @@ class SoftmaxPolicy:
         theta = self.check_theta(theta)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = self.linear_logits(theta, states)
-        if self.mask is None and np.isfinite(logits).all():
+        if self.mask is None and arguments.all_finite(logits):
             return logits
         if not self.allows_minus_infinity:
             logits = np.where(logits.real == -np.inf, np.inf, logits)  # overflow is no mask
