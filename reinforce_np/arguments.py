@@ -28,7 +28,7 @@ def first_index(wrong):
 
 def all_finite(array):
     """Say whether an array holds neither NaN nor an infinity: the same as ``np.isfinite(array).all()``, in half the time."""
-    return np.count_nonzero(np.isfinite(array)) == array.size
+    return np.count_nonzero(np.isfinite(array)) == np.size(array)
 
 
 def at(name, index):
