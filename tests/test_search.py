@@ -162,7 +162,7 @@ def test_ratios_that_were_all_one_are_no_evidence():
 def test_what_is_found_is_no_mere_epsilon(proportional):
     """Whitening is wrong on nearly every problem; where it is not, its ε still is."""
     standardised = Estimator(GroupStandardised(ddof=0, eps=1e-8))
-    found = find_counterexample(standardised, problems=problems(GROUPS), proportional=proportional)
+    found = find_counterexample(standardised, problems=problems(GROUPS), proportional=proportional, max_examples=30)
     assert found and distance(found.verdict, proportional) > 0.01 and found.problem.mdp.n_states <= 2
     almost = Estimator(RewardToGo(), normaliser=Constant(1 + 1e-9))
     tiny = find_counterexample(almost, max_examples=20)  # there is nothing else to be found
