@@ -193,7 +193,7 @@ def _check_size(mdp, possible_from, limit):
         how_many = f"{n} trajectories" if t == n_steps else f"{n} trajectories in its first {t} of {n_steps} steps"
         raise arguments.TooLargeError(
             f"enumeration refused: the model has {how_many}, above the limit of {affordable} (limit={limit}, and "
-            f"{MEMORY_LIMIT >> 20} MiB): use exact.gradient (recursion), a shorter horizon, or raise limit; "
+            f"{MEMORY_LIMIT >> 20} MiB): use exact.gradient (recursion), confirm (sampling), a shorter horizon, or raise limit; "
             "count_trajectories gives the exact number"
         )
     return n_steps

@@ -93,7 +93,8 @@ class Trajectories:
     def __getattr__(self, name):
         """Write out the (N, T) arrays of a sampled batch when one of them is looked at for the first time."""
         if name not in WIDE or "packed" not in vars(self):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            fields = ", ".join(field.name for field in dataclasses.fields(self))
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}; it has {fields}, and mask")
         _set(self, vars(self)["packed"].unpack())
         return vars(self)[name]
 

@@ -35,6 +35,7 @@ from reinforce_np import (
     examples,
     finite_difference,
     judge,
+    numpy_loss,
     random_mdp,
     returns,
     rewards_to_go,
@@ -44,7 +45,7 @@ from reinforce_np import (
     trajectories_needed,
 )
 from reinforce_np.command_line import main
-from reinforce_np.training import SGD, train
+from reinforce_np.training import SGD, LeastSquares, train
 
 M = examples.referee()
 P, ZEROS = TabularSoftmax(3, 3), np.zeros(9)
@@ -401,8 +402,8 @@ def ragged():
     )
 
 
-def training(estimator):
-    return lambda: train((M, P), estimator, SGD(0.1), iterations=1, batch_size=2, rng=0)
+def training(estimator, **options):
+    return lambda: train((M, P), estimator, SGD(0.1), iterations=1, batch_size=2, rng=0, **options)
 
 
 ROWS += [
@@ -414,8 +415,14 @@ ROWS += [
     (call(rewards_to_go, np.ones((1, 2)), 1.5), ValueError, r"gamma=1.5"),
     (call(judge, algorithms.reinforce, *PROBLEM), TypeError, r"estimator=reinforce takes no arguments: call it, reinforce\(\)"),
     (call(judge, lambda t, theta: 0.0, *PROBLEM), ValueError, r"shape \(\).*numpy_loss, torch_loss or jax_loss"),
-    (training(algorithms.rloo), TypeError, r"estimator=rloo takes no arguments: call it, rloo\(\)"),
-    (training(algorithms.ppo), TypeError, r"estimator=ppo takes one argument.*critic=LeastSquares\(\)"),
+    (training(algorithms.rloo), TypeError, r"estimator=rloo takes 0 arguments; call it, rloo\(\)"),
+    (training(algorithms.ppo), TypeError, r"estimator=ppo takes 1 arguments; .*critic=LeastSquares\(\)"),
+    (training(algorithms.reinforce, critic=LeastSquares()), TypeError, r"estimator=reinforce takes 0.*with a critic it is a function of V"),
+    (training(lambda t, theta: theta, critic=LeastSquares()), TypeError, r"takes 2 .*with a critic it is a function of V"),
+    (training(algorithms.rloo()), ValueError, r"ModelSource\(mdp, policy, group_size=2\)"),
+    (call(judge, lambda t, theta: None, *PROBLEM), ValueError, r"returned None.*return statement missing"),
+    (call(judge, numpy_loss(lambda log_probs, batch: None), *PROBLEM), TypeError, r"returned None.*return statement missing"),
+    (lambda: BATCH.observations, AttributeError, r"no attribute 'observations'; it has states, actions, rewards, .*, and mask"),
     (training(lambda t, theta, problem: theta), TypeError, r"takes 3 arguments.*f\(trajectories, theta\)"),
 ]  # fmt: skip
 

@@ -15,6 +15,7 @@ from reinforce_np import (
     FiniteMDP,
     GroupStandardised,
     LeaveOneOut,
+    PerDecisionRatio,
     Problem,
     RewardToGo,
     TabularSoftmax,
@@ -28,7 +29,7 @@ from reinforce_np import (
 from reinforce_np.exact.verdicts import ALL_ONE
 from reinforce_np.problem import code
 from reinforce_np.referee import search
-from reinforce_np.referee.counterexamples import distance, not_by
+from reinforce_np.referee.counterexamples import ELSEWHERE, distance, not_by
 from reinforce_np.strategies import problems
 from reinforce_np.traits import BOOTSTRAPPED, CHANCE, EPISODES, GROUPS, OFF_POLICY
 
@@ -150,11 +151,15 @@ def test_ratios_that_were_all_one_are_no_evidence():
     assert judge(lambda problem: clipped, mdp, policy, theta).reason == ALL_ONE
     assert judge(algorithms.dr_grpo(), mdp, policy, theta, group_size=2).reason == ALL_ONE
     assert judge(plain, mdp, policy, theta).reason == ""
+    assert judge(clipped, mdp, policy, theta, behaviour=theta).reason == ALL_ONE  # the policy itself, by another name
     elsewhere = judge(clipped, mdp, policy, theta, behaviour=np.full((1, 3), 1 / 3))
     assert elsewhere.kind == "biased" and elsewhere.reason == ""
     acquitted, others = (find_counterexample(e, max_examples=20) for e in (clipped, plain))
-    assert not acquitted and str(acquitted).endswith("acquit the estimator; " + ALL_ONE)
+    assert not acquitted and str(acquitted).endswith("acquit the estimator; " + ELSEWHERE) and "OFF_POLICY" in ELSEWHERE
     assert not others and others.remark == ""
+    both = problems() | problems(OFF_POLICY)
+    corrected = find_counterexample(Estimator(RewardToGo(), ratio=PerDecisionRatio()), problems=both, max_examples=20)
+    assert not corrected and corrected.remark == ""
     assert find_counterexample(clipped, problems=problems(OFF_POLICY), max_examples=50)
 
 

@@ -193,7 +193,7 @@ def law_of(
         )
     known = estimator if like is None else like
     law = _law_of_family(known, problem, components, gradient) if isinstance(known, Estimator) else None
-    law = _with_listing(law, known, problem, components, gradient, exchangeable, limit)
+    law = _with_listing(law, known, problem, components, gradient, exchangeable, limit, eps)
     if like is not None:
         if law is None:
             raise arguments.TooLargeError(
@@ -267,9 +267,9 @@ def _law_of_family(estimator, problem, components, gradient):
     return Law(components, gradient, variance, second, of_square, rounding, source)
 
 
-def _with_listing(law, estimator, problem, components, gradient, exchangeable, limit):
+def _with_listing(law, estimator, problem, components, gradient, exchangeable, limit, eps):
     """Return the law with what listing all batches adds to it, when they are few: Var[X²], and every value."""
-    found = all_estimates(estimator, problem, exchangeable=exchangeable, limit=limit)
+    found = all_estimates(estimator, problem, exchangeable=exchangeable, limit=limit, eps=eps)
     if found is None:
         return law
     X, p = found[0][:, components], found[1]
@@ -288,13 +288,15 @@ def _with_listing(law, estimator, problem, components, gradient, exchangeable, l
     return dataclasses.replace(law, variance_of_square=of_square, values=values, probabilities=probabilities)
 
 
-def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
+def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT, eps=DOUBLE):
     """Return the estimates (B, D) of all batches there can be, and their probabilities (B,).
 
     Parameters
     ----------
     estimator, problem, exchangeable, limit
         As in `law_of`.
+    eps : float
+        Unit rounding of what a function computes in.
 
     Returns
     -------
@@ -315,7 +317,7 @@ def all_estimates(estimator, problem, *, exchangeable=False, limit=LIMIT):
             if not np.array_equal(one, two):
                 return None
             if exchangeable:
-                check_exchangeable(estimator, trajectories, problem, few, one)
+                check_exchangeable(estimator, trajectories, problem, few, one, eps)
         estimates.append(estimates_of(estimator, trajectories.take(members.ravel()), problem))
         weights.append(weight)
     return np.concatenate(estimates), np.concatenate(weights)

@@ -211,7 +211,8 @@ def _group_sizes(batch, name):
         n = int(np.argmin(size))
         raise ValueError(
             f"groups[{n}]={int(batch.trajectories.groups[n])} has one member, and {name} compares the members of a group: "
-            "draw groups of at least two (group_size=), or use another advantage"
+            "draw groups of at least two, with group_size=2 in sample, judge, or ModelSource(mdp, policy, group_size=2) for train; or with "
+            "problems=strategies.problems(strategies.GROUPS) in find_counterexample"
         )
     return size
 

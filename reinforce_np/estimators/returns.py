@@ -58,6 +58,6 @@ def _checked(rewards, gamma):
     """Return both, refusing what are no rewards (N, T) and no discount; nothing is copied, for batches may be large."""
     rewards = arguments.as_array("rewards", rewards)
     arguments.check_shape("rewards", rewards, ndim=2)
-    if rewards.dtype.kind not in "iuf":
+    if rewards.dtype.kind not in "biuf":
         raise TypeError(f"rewards holds {rewards.dtype} values; it must hold real numbers")
     return rewards, arguments.number("gamma", gamma, low=0.0, high=1.0)

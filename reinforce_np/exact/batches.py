@@ -29,6 +29,7 @@ MEMORY_LIMIT = 2**30  # bytes of the list of batches
 COUNTED = 10**15  # batches, which nobody can list: more are not counted
 BYTES_PER_EVALUATION = 32  # an index of eight bytes, and the arrays it is made from
 IN_ORDER = 1e-6  # of the largest estimate: what the order in which a function adds up may change
+REORDERED = 256  # times the unit rounding, of what cancels: what that may change besides
 ASKED_AGAIN = 24  # batches of a block that a function is asked for once more, and blocks of which it is
 AT_ONCE = 2**16  # trajectories evaluated at once
 NUMBERS = 2**23  # of estimates held at once
@@ -118,10 +119,11 @@ def moments_by_enumeration(
         second += weights @ estimates**2
         n_batches += len(members)
     check_estimates(largest)
+    eps = eps if precision is None else max(eps, float(np.finfo(precision).eps))
     for members, estimates in kept:
         _check_repeatable(estimator, trajectories, problem, members, estimates)
         if exchangeable:
-            check_exchangeable(estimator, trajectories, problem, members, estimates)
+            check_exchangeable(estimator, trajectories, problem, members, estimates, eps)
     return Moments(
         mean=mean,
         variance=np.diag(covariance).copy(),
@@ -131,7 +133,7 @@ def moments_by_enumeration(
         n_steps=trajectories.n_steps,
         n_batches=n_batches,
         route="enumeration",
-        precision=eps if precision is None else max(eps, float(np.finfo(precision).eps)),
+        precision=eps,
     )
 
 
@@ -288,25 +290,29 @@ def _check_repeatable(function, trajectories, problem, members, expected):
         )
 
 
-def check_exchangeable(function, trajectories, problem, members, expected):
+def check_exchangeable(function, trajectories, problem, members, expected, eps):
     """Refuse a function whose estimates (B, D) of batches, given as rows of indices, are others when their order is another.
 
     Trajectories of a group stay together. In every other batch they, and the groups, are turned round; in the rest they are
-    moved on by one: weights that are the same from both ends, or that go by the neighbour, show in one of the two.
+    moved on by one: weights that are the same from both ends, or that go by the neighbour, show in one of the two. Sums in
+    another order, with the unit rounding `eps`, may differ by what cancels in them.
     """
     if members.shape[1] == 1:
         return
     grouped = members.reshape(len(members), problem.prompts, problem.group_size)
     turned = grouped[:, ::-1, ::-1].copy()
     turned[1::2] = np.roll(grouped[1::2], (1, 1), axis=(1, 2))
-    found, eps = _evaluate_function(function, trajectories, turned.reshape(members.shape), problem, DOUBLE)
+    found, eps = _evaluate_function(function, trajectories, turned.reshape(members.shape), problem, eps)
     off, largest = np.abs(found - expected), np.abs(expected).max(initial=0.0)
-    if (off > max(IN_ORDER, 2**12 * eps) * largest).any():
-        b, d = arguments.first_index(off == off.max())
+    scale = estimate_scale(function, problem.mdp, problem.policy, problem.theta)
+    wrong = off > np.maximum(IN_ORDER * largest, REORDERED * eps * (trajectories.n_steps * largest + scale))
+    if wrong.any():
+        b, d = arguments.first_index(wrong & (off == off[wrong].max()))
         batch = batch_of(trajectories, members[b], np.arange(members.shape[1]) // problem.group_size)
+        ways = "backwards", "with each group, and each of its members, moved on by one"
         raise ValueError(
             f"exchangeable=True, but {callables.name_of(function)} depends on the order of its batch: component {d} is "
-            f"{expected[b, d]:.6g} for {callables.describe(batch)}, and {found[b, d]:.6g} in another order; leave exchangeable out"
+            f"{expected[b, d]:.6g} for {callables.describe(batch)}, and {found[b, d]:.6g} {ways[b % 2]}; leave exchangeable out"
         )
 
 
@@ -380,8 +386,11 @@ def check_support(mdp, policy, theta, behaviour):
         )
 
 
-def check_count(sizes, limit, *, prompts, group_size, in_order, qualified=""):
-    """Refuse more evaluations than `limit`, or than fit into memory, before any is made; numbers may be `qualified`."""
+def check_count(sizes, limit, *, prompts, group_size, in_order, qualified="", what=("enumeration", "trajectories")):
+    """Refuse more evaluations than `limit`, or than fit into memory, before any is made; numbers may be `qualified`.
+
+    `what` are the route and what it makes batches of.
+    """
     n_batches = listing.n_batches(sizes, prompts, group_size, in_order=in_order, most=COUNTED)
     counted = f"{qualified}{n_batches * prompts * group_size}"
     evaluations = f"more than {COUNTED:.0e}" if n_batches > COUNTED else counted
@@ -389,7 +398,7 @@ def check_count(sizes, limit, *, prompts, group_size, in_order, qualified=""):
     if n_batches > affordable // (prompts * group_size):
         declare = ", or declare it exchangeable if the order of its batch does not matter" if in_order else ""
         raise arguments.TooLargeError(
-            f"enumeration refused: batches of prompts={prompts} x group_size={group_size} from {qualified}{sum(sizes)} trajectories need "
+            f"{what[0]} refused: batches of prompts={prompts} x group_size={group_size} from {qualified}{sum(sizes)} {what[1]} need "
             f"{evaluations} evaluations, above the limit of {affordable} (limit={limit}, and {MEMORY_LIMIT >> 20} MiB): use smaller "
-            f"groups, fewer prompts or a shorter horizon{declare}"
+            f"groups, fewer prompts or a shorter horizon{declare}; or `confirm` it by sampling"
         )

@@ -168,12 +168,18 @@ def estimate_of(function, trajectories, theta):
     name = name_of(function)
     with np.errstate(all="ignore"):  # what comes of it is refused below, by name
         value = called(function, trajectories, theta)
+    if value is None:
+        raise ValueError(f"{name} returned None; an estimate must be returned: is a return statement missing?")
     try:
         value = np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:  # a tensor that still tracks gradients, for one
         raise TypeError(f"{name} returned {type(value).__name__}, which is no array: {error}") from None
     if value.shape != theta.shape or value.dtype.kind not in "iuf":
-        loss = "; the gradient of a loss is made by numpy_loss, torch_loss or jax_loss" if value.ndim == 0 else ""
+        loss = (
+            "; the gradient of a loss is made by numpy_loss, torch_loss or jax_loss"
+            if value.ndim == 0 and value.dtype.kind in "iufc"
+            else ""
+        )
         raise ValueError(
             f"{name} returned an array of shape {value.shape} and dtype {value.dtype}; an estimate must hold one real number "
             f"for each parameter, shape {theta.shape}{loss}"

@@ -169,7 +169,7 @@ def largest_contributions(
     members, p, f, eps = _all_estimates(estimator, trajectories, blocks, problem)
     if exchangeable and not isinstance(estimator, Estimator):
         few = spread(len(p))
-        check_exchangeable(estimator, trajectories, problem, members[few], f[few])
+        check_exchangeable(estimator, trajectories, problem, members[few], f[few], eps)
     f /= factor
 
     mean = p @ f

@@ -143,12 +143,13 @@ def moments_by_histogram(
         )
     batches.check_sizes(estimator, mdp)
     shape = {"prompts": prompts, "group_size": group_size, "in_order": False}
+    counted = {**shape, "limit": limit, "what": ("histogram", "different returns")}
     found = return_classes(
         estimator, mdp, policy, theta, covariance=covariance,
-        check=lambda sizes: batches.check_count(sizes, limit, qualified="at least ", **shape),
+        check=lambda sizes: batches.check_count(sizes, qualified="at least ", **counted),
     )  # fmt: skip
     starts = [np.flatnonzero(found.prompt == s) for s in np.unique(found.prompt)]
-    batches.check_count([len(start) for start in starts], limit, **shape)
+    batches.check_count([len(start) for start in starts], **counted)
     initial = np.array([found.probability[start].sum() for start in starts])
     D, n_batches = policy.n_parameters, 0
     mean, second = np.zeros(D), np.zeros((D, D) if covariance else D)

@@ -250,9 +250,25 @@ def judge(
     remarks = []
     if verdict.kind == "proportional" and one_direction(problem):
         remarks.append("so is every estimator here, where all scores lie on one line")
-    if verdict.kind in ("unbiased", "proportional") and problem.behaviour is None and reads_ratios(estimator):
+    if verdict.kind in ("unbiased", "proportional") and reads_ratios(estimator) and is_on_policy(problem):
         remarks.append(ALL_ONE)
     return replace(verdict, reason="; ".join(remarks)) if remarks else verdict
+
+
+def is_on_policy(problem):
+    """Return whether the behaviour is the policy itself, so that every importance ratio is 1.
+
+    Examples
+    --------
+    >>> from reinforce_np import Problem, TabularSoftmax, examples
+    >>> problem = Problem(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+    >>> is_on_policy(problem), is_on_policy(problem.replace(behaviour=np.array([[0.25, 0.75]])))
+    (True, False)
+    """
+    if problem.behaviour is None:
+        return True
+    log_pi = problem.policy.log_probabilities(problem.theta)
+    return bool(np.array_equal(log_pi, problem.policy.log_probabilities_of("behaviour", problem.behaviour)))
 
 
 def reads_ratios(estimator):

@@ -11,6 +11,7 @@ from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.verdicts import ALL_ONE, RESOLVED, judge
 from reinforce_np.problem import Problem, code
 
+ELSEWHERE = "all ratios were 1: pass problems=strategies.problems(strategies.OFF_POLICY) to judge others"
 CLEAR = RESOLVED  # distance of a mean from the gradient that is looked for first
 WIDTH = 100  # columns of printed code
 
@@ -196,8 +197,9 @@ def find_counterexample(
             judged.clear()
             problem = hypothesis.find(where, convicts, settings=settings)
     if problem is None:
-        on_policy = any(ALL_ONE in verdict.reason for _, verdict in judged)
-        return Counterexample(None, None, "smallest", n_judged, n_undefined, remark=ALL_ONE * on_policy)
+        acquitted = [verdict.reason for _, verdict in judged if not decides_nothing(verdict)]
+        remark = ELSEWHERE if acquitted and all(ALL_ONE in reason for reason in acquitted) else ""
+        return Counterexample(None, None, "smallest", n_judged, n_undefined, remark=remark)
     try:
         verdict = judge(estimator, problem, **options)
         return Counterexample(problem, verdict, "smallest", n_judged, n_undefined, not_by(verdict, judged))

@@ -369,7 +369,7 @@ def _check_repeatable(f, log_probs, batch):
 
 def _number(f, value):
     """Return a loss as a complex number, refusing what is none."""
-    if isinstance(value, tuple | list):
+    if value is None or isinstance(value, tuple | list):
         raise _not_a_number(f, value)
     value = np.asarray(value)
     if value.size != 1 or value.dtype.kind not in "biufc":
@@ -378,6 +378,8 @@ def _number(f, value):
 
 
 def _not_a_number(f, value):
+    if value is None:
+        return TypeError(f"{f.__name__} returned None; a loss must be returned: is a return statement missing?")
     shape = f"shape {tuple(value.shape)}" if hasattr(value, "shape") else type(value).__name__
     return TypeError(
         f"{f.__name__} returned {shape}; a loss must be one number: reduce it with a sum or a mean, and return it alone"

@@ -380,21 +380,25 @@ EXAMPLES = {"optimiser": "Adam(0.1)", "critic": "LeastSquares()"}
 
 
 def _check_arguments(estimator, critic):
-    """Refuse a function that makes an estimator where an estimator is wanted."""
-    n = 2 if isinstance(estimator, Estimator) else n_required(estimator)
-    if critic is None and n == 0:
-        raise TypeError(
-            f"estimator={name_of(estimator)} takes no arguments: call it, {name_of(estimator)}(), and pass what it returns"
+    """Refuse a function that makes an estimator where an estimator is wanted, and the other way round."""
+    if isinstance(estimator, Estimator):
+        return
+    name, n = name_of(estimator), n_required(estimator)
+    wanted = f"takes {n} arguments; "
+    if critic is not None and n != 1:
+        wanted += "with a critic it is a function of V, such as algorithms.reinforce_with_baseline"
+    elif critic is None and n == 0:
+        wanted += f"call it, {name}(), if it makes an estimator"
+    elif critic is None and n == 1:
+        wanted += (
+            f"if that is V, pass a critic that learns it, such as critic={EXAMPLES['critic']}, or call it first; "
+            "a function of yours is f(trajectories, theta)"
         )
-    if critic is None and n == 1:
-        raise TypeError(
-            f"estimator={name_of(estimator)} takes one argument: if that is V, pass a critic that learns it, such as "
-            f"critic={EXAMPLES['critic']}, or call it first; a function of yours is f(trajectories, theta)"
-        )
-    if critic is None and n != 2:
-        raise TypeError(
-            f"estimator={name_of(estimator)} takes {n} arguments; pass a function f(trajectories, theta) of two"
-        )
+    elif critic is None and n != 2:
+        wanted += "pass a function f(trajectories, theta) of two"
+    else:
+        return
+    raise TypeError(f"estimator={name} {wanted}")
 
 
 def _summary(draw):
