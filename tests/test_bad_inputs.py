@@ -407,6 +407,8 @@ def training(estimator, **options):
 
 
 ROWS += [
+    (tables(terminal_states=np.array([False, True])), TypeError, r"terminal_states holds bool.*np.flatnonzero"),
+    (tables(terminal_states=1), ValueError, r"terminal_states has 0 axes.*\[1\]"),
     (ragged, ValueError, r"states is not a rectangular array.*give every row the same length"),
     (call(returns, [1.0, 2.0], 0.5), ValueError, r"rewards has 1 axes"),
     (call(rewards_to_go, [[1.0], [1.0, 2.0]], 0.5), ValueError, r"rewards is not a rectangular array"),

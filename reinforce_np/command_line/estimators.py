@@ -35,8 +35,6 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.exact import Discounted, KLRegularised, judge, optimal_baseline, values
 
-SMALL_HORIZON = 3  # of the embedded model, so that all pairs of its trajectories can be listed
-
 
 def add_to(commands):
     """Add the command to the parser."""
@@ -73,11 +71,9 @@ def positive(text):
 
 def run(options):
     """Run the command and return its exit code."""
-    if options.mdp == "referee" and options.horizon == "own":
-        options.horizon = SMALL_HORIZON
     if options.beta < 0:
         raise ValueError(f"--beta {options.beta:g} is out of range; pass a number >= 0")
-    problem = models.problem(options)
+    problem = models.problem(options, short=True)
     models.require_horizon(problem, "this comparison")
     behaviour = _behaviour(options.behaviour, problem)
     objective = KLRegularised(np.zeros(problem.policy.n_parameters), options.beta) if options.beta else Discounted()
@@ -252,6 +248,7 @@ def _as_text(rows, problem, objective, options):
         f"Model       {problem.name}: {mdp.n_states} states, {mdp.n_actions} actions, gamma {mdp.gamma:g}, horizon {mdp.horizon}",
         f"Policy      {problem.policy_name}, {problem.policy.n_parameters} parameters, theta {problem.theta_name}; "
         + (f"actions drawn from {options.behaviour}" if options.behaviour else "on-policy"),
+        *(f"            ({remark})" for remark in problem.remarks),
         "Objective   "
         + ("J, the expected discounted return" if not options.beta else f"J - {options.beta:g} KL(policy || uniform)"),
         f"Batch       one trajectory, or {batch} where the estimator compares trajectories (marked *)",

@@ -18,6 +18,8 @@ from reinforce_np.policies import LinearSoftmax, TabularSoftmax
 GYMNASIUM = "gymnasium:"
 DEFAULT_GAMMA = 0.99  # where the model names none
 DEFAULT_HORIZON = 100
+DEFAULT_MDP = "referee"
+SHORT_HORIZON = 3  # of that model, whose batches can then be listed
 RANDOM_FEATURES = 4
 OWN_FEATURES = {"short_corridor": lambda: action_features(4, 2), "baxter_bartlett": baxter_bartlett_features}
 MOST_STEPS = 100_000  # of --horizon: a second or so for each recursion
@@ -42,8 +44,8 @@ def add_options(parser):
     """Add the options that choose a problem."""
     group = parser.add_argument_group("the problem")
     group.add_argument(
-        "--mdp", default="referee", metavar="MODEL",
-        help="a name from `reinforce-np examples`, a file.npz or file.json, or gymnasium:ENV_ID (default: referee)",
+        "--mdp", default=DEFAULT_MDP, metavar="MODEL",
+        help=f"a name from `reinforce-np examples`, a file.npz or file.json, or gymnasium:ENV_ID (default: {DEFAULT_MDP})",
     )  # fmt: skip
     group.add_argument("--policy", choices=("tabular", "linear"), default="tabular", help="default: tabular")
     group.add_argument(
@@ -65,19 +67,25 @@ def add_options(parser):
     group.add_argument("--seed", type=whole, default=0, help="of the trajectories that are drawn (default: 0)")
 
 
-def problem(options):
+def problem(options, *, short=False):
     """Build the problem that the options name.
 
     Parameters
     ----------
     options : argparse.Namespace
         With the options of `add_options`.
+    short : bool
+        Whether the embedded model is cut to few steps, so that all batches can be listed at once.
 
     Returns
     -------
     Problem
     """
+    cut = short and options.mdp == DEFAULT_MDP and options.horizon == "own"
+    options.horizon = SHORT_HORIZON if cut else options.horizon
     mdp, remarks = _model(options)
+    if cut:
+        remarks += (f"horizon {SHORT_HORIZON}, so that all batches are listed at once (choose with --horizon)",)
     policy, policy_name = _policy(options, mdp)
     return Problem(options.mdp, mdp, policy, theta_of(options, policy), policy_name, options.theta, remarks)
 
@@ -90,14 +98,14 @@ def require_horizon(problem, what):
 
 @contextlib.contextmanager
 def told_of_the_horizon(problem):
-    """Say it in words of a command where a model is too large because it has no horizon."""
+    """Say it in words of a command where a model is too large because it has no horizon; one that surely ends soon needs none."""
     try:
         yield
     except arguments.TooLargeError as error:
         if problem.mdp.horizon is not None:
             raise
-        raise arguments.TooLargeError(
-            f"--mdp {problem.name}: this model has no horizon, so that its trajectories cannot all be listed; pass --horizon STEPS"
+        raise ValueError(
+            f"--mdp {problem.name}: this model has no horizon, and what lists its trajectories needs one; pass --horizon STEPS"
         ) from error
 
 
@@ -110,7 +118,10 @@ def _model(options):
         if options.horizon == "own" and not limited:
             remarks.append(f"horizon {DEFAULT_HORIZON}: the environment has no time limit (choose with --horizon)")
     elif name.lower().endswith((".npz", ".json")):
-        mdp = FiniteMDP.load(name)
+        try:
+            mdp = FiniteMDP.load(name)
+        except OSError as error:
+            raise ValueError(f"--mdp {name} cannot be read: {error.strerror or error}") from None
     elif name.replace("-", "_") in CATALOGUE:
         mdp = CATALOGUE[name.replace("-", "_")]()
     else:

@@ -10,7 +10,6 @@ from reinforce_np.command_line import models
 from reinforce_np.estimators import GAE, Estimator, NStep, RewardToGo, TotalReturn
 from reinforce_np.exact import judge, largest_contributions, largest_pairs, values, variance_parts
 
-SMALL_HORIZON = 3  # of the embedded model, so that its trajectories can be listed
 DEFAULT = "reward-to-go"
 ABOUT = "where the variance of one trajectory's estimate comes from: draws, state-action pairs, trajectories"
 
@@ -46,13 +45,11 @@ def _estimators(problem):
 
 def run(options):
     """Run the command and return its exit code."""
-    if options.mdp == "referee" and options.horizon == "own":
-        options.horizon = SMALL_HORIZON
     if not options.top:
         raise ValueError("--top 0 shows nothing; pass at least 1")
     if options.estimator not in _estimators(None):
         raise ValueError(f"--estimator {options.estimator}: pass one of {', '.join(_estimators(None))}")
-    problem = models.problem(options)
+    problem = models.problem(options, short=True)
     given = problem.mdp, problem.policy, problem.theta
     with models.told_of_the_horizon(problem):
         rows = [_row(name, estimator, given) for name, estimator in _estimators(problem).items()]

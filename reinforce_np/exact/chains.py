@@ -83,8 +83,8 @@ def quickest(mdp):
 
 @lru_cache
 def quickest_of(S, T, J, n_entries, L):
-    """Return the same, by nanoseconds once measured: for S states, T steps, J successors, as many entries into a state (0 if they
-    are not known), and L states beside one, if known; at most."""
+    """Return the same, by nanoseconds once measured: for S states, T steps, and at most J successors of a state, n_entries ways
+    into one (0 where `neighbours` does not list them), and L states beside one (None where they are not looked for)."""
     if S <= DENSE * J:
         return _by_powers
     ways: dict[Callable, float] = {_by_steps: T * (6500 + 3.1 * S * J)}

@@ -165,6 +165,12 @@ def _three_axes(name, array, layout, shape, others, hint=""):
 def _terminal_mask(terminal_states, n_states):
     if isinstance(terminal_states, (set, frozenset)):
         terminal_states = list(terminal_states)
+    if np.asarray(terminal_states).dtype.kind == "b":
+        raise TypeError(
+            "terminal_states holds bool values; pass the numbers of the states, np.flatnonzero(terminal_states)"
+        )
+    if np.ndim(terminal_states) == 0:
+        raise ValueError(f"terminal_states has 0 axes; pass a sequence of states, [{terminal_states!r}]")
     states = arguments.integer_array("terminal_states", terminal_states, low=0, high=n_states, ndim=1)
     mask = np.zeros(n_states, dtype=bool)
     mask[states] = True
