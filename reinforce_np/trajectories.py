@@ -194,6 +194,13 @@ def concatenate(batches):
     Trajectories
         ``groups`` are kept as they are: batches with equal labels share groups.
 
+    Raises
+    ------
+    ValueError
+        When there are no batches.
+    TypeError
+        When one of them is none.
+
     Examples
     --------
     >>> from reinforce_np import TabularSoftmax, examples, sample

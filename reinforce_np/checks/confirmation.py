@@ -229,6 +229,8 @@ def confirm(
     ------
     NotFiniteError
         When an estimate is NaN or infinite.
+    ValueError
+        When a function was declared exchangeable and is not.
 
     References
     ----------
@@ -362,6 +364,13 @@ def trajectories_needed(
     -------
     int
         Trajectories, where a batch is one.
+
+    Raises
+    ------
+    ValueError
+        When nothing is to be reached, or it needs more trajectories than can be counted.
+    TooLargeError
+        When the variance is known by listing batches alone, and they are too many.
 
     Examples
     --------

@@ -19,6 +19,11 @@ def returns(rewards, gamma):
     -------
     array (N,)
 
+    Raises
+    ------
+    ValueError, TypeError
+        When rewards are no rectangular array of numbers with two axes, or gamma is no discount.
+
     Examples
     --------
     >>> returns(np.array([[1.0, 2.0, 4.0]]), 0.5)
@@ -41,6 +46,11 @@ def rewards_to_go(rewards, gamma):
     Returns
     -------
     array (N, T)
+
+    Raises
+    ------
+    ValueError, TypeError
+        When rewards are no rectangular array of numbers with two axes, or gamma is no discount.
 
     Examples
     --------

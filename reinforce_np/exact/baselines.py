@@ -38,6 +38,11 @@ def optimal_baseline(mdp, policy, theta, *, level):
     -------
     float, array (D,), or array (T, S) (array (S,) without a horizon)
 
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
+
     References
     ----------
     Greensmith, Bartlett & Baxter, "Variance Reduction

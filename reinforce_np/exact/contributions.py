@@ -148,6 +148,8 @@ def largest_contributions(
     ------
     TooLargeError
         When there are too many batches to list.
+    ValueError
+        When a function was declared exchangeable and is not, or estimates leave float64.
 
     Examples
     --------

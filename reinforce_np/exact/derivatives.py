@@ -39,6 +39,11 @@ def gradient(mdp, policy, theta, *, objective=Discounted()):
     array (..., D)
         In units of reward.
 
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
+
     References
     ----------
     Sutton, McAllester, Singh & Mansour, "Policy Gradient Methods for
@@ -136,6 +141,11 @@ def hessian(mdp, policy, theta, *, objective=Discounted(), columns=64):
     Returns
     -------
     array (D, D)
+
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
 
     Examples
     --------
@@ -248,6 +258,11 @@ def natural_gradient(mdp, policy, theta, *, objective=Discounted(), damping=0.0)
     Returns
     -------
     array (D,)
+
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
 
     Examples
     --------

@@ -82,8 +82,8 @@ def moments(
         and listing gives the covariance anyway.
     exchangeable : bool
         Declares that a function does not depend on the order of its batch, so
-        that fewer batches have to be listed. A few are shown in other orders, and a function that
-        does depend on it is refused.
+        that fewer batches have to be listed. A few are shown in one other order each, so that a function
+        that does depend on it is refused, unless it does so in none of these.
     precision : dtype, optional
         The floating-point type a function computes in; that of its result if not given.
     route : {"recursion", "histogram", "enumeration"}, optional
@@ -98,7 +98,8 @@ def moments(
     Raises
     ------
     ValueError
-        When the route asked for does not apply, or an estimate is not finite.
+        When the route asked for does not apply, an estimate is not finite, or a function answers differently when it is
+        asked again, or in another order though it was declared exchangeable.
     TooLargeError
         When only listing applies and there is too much to list.
 

@@ -42,6 +42,11 @@ def objective(mdp, policy, theta, *, objective=Discounted()):
     array (...)
         In units of reward.
 
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
+
     Examples
     --------
     >>> from reinforce_np import TabularSoftmax, examples
@@ -114,6 +119,11 @@ def action_values(mdp, policy, theta, *, objective=Discounted()):
     -------
     array (..., T, S, A) or (..., S, A)
 
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
+
     Examples
     --------
     >>> from reinforce_np import TabularSoftmax, examples
@@ -165,6 +175,11 @@ def advantages(mdp, policy, theta, *, objective=Discounted()):
     Returns
     -------
     array (..., T, S, A) or (..., S, A)
+
+    Raises
+    ------
+    ValueError
+        When rewards, added up over an episode, leave float64.
 
     Examples
     --------

@@ -211,6 +211,16 @@ def judge(
     -------
     Verdict
 
+    Raises
+    ------
+    TooLargeError
+        When what has to be listed is above `limit`, before any estimate is made.
+    ValueError
+        When a function answers differently when it is asked again, is declared exchangeable and is not, or estimates leave
+        float64.
+    TypeError
+        When `estimator` or `objective` is none.
+
     Examples
     --------
     >>> from reinforce_np import TabularSoftmax, algorithms, examples

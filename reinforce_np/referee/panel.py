@@ -276,6 +276,13 @@ def judge_on_panel(
     -------
     PanelVerdict
 
+    Raises
+    ------
+    Exception
+        Whatever the estimator raises, with a note that names the problem.
+    ValueError
+        When `problems` is empty; and as `judge`, but for what is too large: that is a row of its own.
+
     Examples
     --------
     The return as it is often written, with no γᵗ on the score of step t:

@@ -60,6 +60,11 @@ def sample(mdp, policy, theta, n, *, behaviour=None, group_size=1, executor=None
     Trajectories
         With T = horizon, or the longest episode when there is none.
 
+    Raises
+    ------
+    ValueError, TypeError
+        When model, policy and theta do not fit together, or an option is out of range; by name.
+
     Examples
     --------
     >>> from reinforce_np import TabularSoftmax, examples
