@@ -440,6 +440,15 @@ def test_a_function_of_a_baseline_that_was_given_the_problem_says_so():
     assert "reinforce_with_baseline, which takes one argument and was given the Problem" in refusal.value.__notes__[0]
 
 
+def test_a_loss_that_was_not_wrapped_is_recognised():
+    def loss(log_probabilities, batch):
+        return -(log_probabilities * batch.rewards).sum()
+
+    with pytest.raises(AttributeError) as refusal:
+        judge(loss, *PROBLEM)
+    assert "goes through numpy_loss, torch_loss or jax_loss" in refusal.value.__notes__[0]
+
+
 def named(rows):
     return [pytest.param(*row, id=f"{i}: {row[2]}") for i, row in enumerate(rows)]
 

@@ -26,6 +26,7 @@ from reinforce_np import (
 )
 from reinforce_np.checks.differences import complex_step
 from reinforce_np.command_line import check, main
+from reinforce_np.command_line.models import listable
 from reinforce_np.estimators import Estimator, KLPenalty, PerDecisionRatio, PerLength, advantages
 from reinforce_np.exact import bellman
 from reinforce_np.exact.enumerated import gradient_by_enumeration
@@ -529,6 +530,14 @@ def test_a_horizon_that_is_missing_is_asked_for_in_words_of_the_command(capsys, 
     code, out, err = run(capsys, *argv, "--mdp", "aima_three_state")
     assert code == 2 and not out and len(err.splitlines()) == 1
     assert "--mdp aima_three_state: this model has no horizon" in err and err.endswith("pass --horizon STEPS\n")
+
+
+def test_what_is_too_much_to_list_has_a_remedy_of_the_command(capsys):
+    for argv in (["variance", "parts"], ["estimators"]):
+        code, out, _ = run(capsys, *argv, "--mdp", "frozen_lake")
+        out = " ".join(out.split())
+        assert code == 0 and "1024 MiB); a shorter --horizon can be listed" in out and "exact.gradient" not in out
+    assert listable("4 more components") == "4 more components"
 
 
 def test_where_all_is_listed_without_a_horizon_none_is_asked_for(capsys, tmp_path):

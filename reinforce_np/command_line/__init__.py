@@ -11,7 +11,7 @@ import os
 import sys
 
 from reinforce_np import arguments
-from reinforce_np.command_line import catalogue, check, estimators, examples, plot, train, variance
+from reinforce_np.command_line import catalogue, check, estimators, examples, models, plot, train, variance
 
 PASSED, FAILED, BAD_INPUT, INCONCLUSIVE, TOO_LARGE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
@@ -64,7 +64,7 @@ def main(argv=None):
         sys.stdout.flush()
         return code
     except arguments.TooLargeError as error:
-        return _complain(error, TOO_LARGE)
+        return _complain(models.listable(error), TOO_LARGE)
     except MemoryError as error:
         return _complain(f"not enough memory: {error}", TOO_LARGE)
     except (ValueError, TypeError, OSError, ImportError) as error:

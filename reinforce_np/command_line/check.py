@@ -236,11 +236,7 @@ def _gradients(report):
         lines.append(f"            ... and {hidden} smaller components")
     for route in comparison.routes:
         if route.note:
-            note = route.note.split(": use ")[0]  # the rest names functions of the library
-            lines += _wrapped(
-                f"{names[route.name]} {note}"
-                + ("; a shorter --horizon can be listed" if route.gradient is None else "")
-            )
+            lines += _wrapped(f"{names[route.name]} {models.listable(route.note)}")
         else:
             worst = float(np.max(route.disagreement, initial=0.0))
             agrees = "agrees" if route.agrees else "DISAGREES"

@@ -203,7 +203,7 @@ def _judged(name, estimator, problem, objective, options, behaviour, uses_groups
         )  # fmt: skip
     except arguments.TooLargeError as refusal:
         nothing = dict.fromkeys(("factor", "relative_bias", "cosine", "total_variance", "variance_per_trajectory"))
-        return row | nothing | {"verdict": "refused", "mean": None, "note": str(refusal)}
+        return row | nothing | {"verdict": "refused", "mean": None, "note": models.listable(refusal)}
     variance = verdict.moments.total_variance
     return row | {
         "verdict": verdict.kind,

@@ -90,6 +90,12 @@ def problem(options, *, short=False):
     return Problem(options.mdp, mdp, policy, theta_of(options, policy), policy_name, options.theta, remarks)
 
 
+def listable(refusal):
+    """Return a refusal to list what is too much with a remedy of the command's, where it names functions of the library."""
+    said, use, _ = str(refusal).partition(": use exact.")
+    return said + "; a shorter --horizon can be listed" if use else said.removesuffix("; or `confirm` it by sampling")
+
+
 def require_horizon(problem, what):
     """Refuse a model without a horizon, for `what` needs one."""
     if problem.mdp.horizon is None:

@@ -58,7 +58,7 @@ def run(options):
     try:
         trajectories, note = largest_contributions(chosen, *given, n=options.top), ""
     except arguments.TooLargeError as refusal:
-        trajectories, note = None, str(refusal)
+        trajectories, note = None, models.listable(refusal)
     if options.json:
         print(json.dumps(_as_json(problem, rows, options, pairs, trajectories, note), allow_nan=False))
     else:

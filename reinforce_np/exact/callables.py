@@ -116,6 +116,13 @@ def called(function, trajectories, theta):
     """
     try:
         return function(trajectories, theta)
+    except AttributeError as error:
+        if error.obj is trajectories or error.obj is theta:
+            error.add_note(
+                f"{name_of(function)} was called as f(trajectories, theta); a loss f(log_probabilities, batch) goes through "
+                "numpy_loss, torch_loss or jax_loss"
+            )
+        raise
     except ValueError as error:
         if "read-only" not in str(error):
             raise
