@@ -40,7 +40,8 @@ def fit_state_baseline(trajectories, gamma, n_states):
     """
     live = trajectories.mask
     visited = arguments.integer_array("states", trajectories.states[live], low=0, high=n_states)
-    sums = np.bincount(visited, weights=rewards_to_go(trajectories.rewards, gamma)[live], minlength=n_states)
+    rewards = np.where(live, trajectories.rewards, 0.0)
+    sums = np.bincount(visited, weights=rewards_to_go(rewards, gamma)[live], minlength=n_states)
     return sums / np.maximum(np.bincount(visited, minlength=n_states), 1)
 
 
@@ -77,7 +78,7 @@ def fit_optimal_baseline(trajectories, policy, theta, gamma, *, per_component=Fa
     0.5
     """
     z = score_sums(trajectories, policy, theta)
-    R = returns(trajectories.rewards, gamma)
+    R = returns(np.where(trajectories.mask, trajectories.rewards, 0.0), gamma)
     weight = z**2 if per_component else (z**2).sum(axis=1, keepdims=True)
     norm = weight.sum(axis=0)
     b = np.divide((weight * R[:, None]).sum(axis=0), norm, out=np.zeros_like(norm), where=norm > 0)

@@ -293,26 +293,28 @@ def _check_repeatable(function, trajectories, problem, members, expected):
 def check_exchangeable(function, trajectories, problem, members, expected, eps):
     """Refuse a function whose estimates (B, D) of batches, given as rows of indices, are others when their order is another.
 
-    Trajectories of a group stay together. In every other batch they, and the groups, are turned round; in the rest they are
-    moved on by one: weights that are the same from both ends, or that go by the neighbour, show in one of the two. Sums in
-    another order, with the unit rounding `eps`, may differ by what cancels in them.
+    Trajectories of a group stay together: they, and the groups, are shuffled, each batch in its own way (and few batches in
+    several), the same every time. Sums in another order, with the unit rounding `eps`, may differ by what cancels in them.
     """
     if members.shape[1] == 1:
         return
-    grouped = members.reshape(len(members), problem.prompts, problem.group_size)
-    turned = grouped[:, ::-1, ::-1].copy()
-    turned[1::2] = np.roll(grouped[1::2], (1, 1), axis=(1, 2))
-    found, eps = _evaluate_function(function, trajectories, turned.reshape(members.shape), problem, eps)
+    again = np.resize(np.arange(len(members)), max(len(members), ASKED_AGAIN))
+    members, expected = members[again], expected[again]
+    rng, first = np.random.Generator(np.random.PCG64(0)), np.arange(members.shape[1])
+    grouped = first.reshape(problem.prompts, -1)
+    orders = np.array([rng.permuted(rng.permutation(grouped), axis=1).ravel() for _ in members])
+    orders = np.where((orders == first).all(axis=1)[:, None], first[::-1], orders)
+    turned = np.take_along_axis(members, orders, axis=1)
+    found, eps = _evaluate_function(function, trajectories, turned, problem, eps)
     off, largest = np.abs(found - expected), np.abs(expected).max(initial=0.0)
     scale = estimate_scale(function, problem.mdp, problem.policy, problem.theta)
     wrong = off > np.maximum(IN_ORDER * largest, REORDERED * eps * (trajectories.n_steps * largest + scale))
     if wrong.any():
         b, d = arguments.first_index(wrong & (off == off[wrong].max()))
         batch = batch_of(trajectories, members[b], np.arange(members.shape[1]) // problem.group_size)
-        ways = "backwards", "with each group, and each of its members, moved on by one"
         raise ValueError(
             f"exchangeable=True, but {callables.name_of(function)} depends on the order of its batch: component {d} is "
-            f"{expected[b, d]:.6g} for {callables.describe(batch)}, and {found[b, d]:.6g} {ways[b % 2]}; leave exchangeable out"
+            f"{expected[b, d]:.6g} for {callables.describe(batch)}, and {found[b, d]:.6g} in the order {orders[b].tolist()}; leave exchangeable out"
         )
 
 

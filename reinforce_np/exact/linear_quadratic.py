@@ -21,6 +21,7 @@ import numpy as np
 from reinforce_np import arguments
 from reinforce_np.environments.draws import Episodes, as_draw
 from reinforce_np.policies.features import Scaled
+from reinforce_np.policies.gaussian import WIDEST as WIDEST_DEVIATION
 from reinforce_np.policies.gaussian import GaussianPolicy
 
 LARGEST = 2**20  # trajectories of a quadrature
@@ -110,6 +111,14 @@ class LinearQuadratic:
             raise ValueError(
                 f"theta has shape {theta.shape}; it must have shape ({d * m + m},): d·m gains, m log-deviations"
             )
+        wrong = ~np.isfinite(theta)
+        wrong[d * m :] |= np.abs(theta[d * m :].real) > WIDEST_DEVIATION
+        if wrong.any():
+            i = arguments.first_index(wrong)
+            raise ValueError(
+                f"{arguments.at('theta', i)}={theta[i]} is not allowed; gains are finite, and log-deviations at most "
+                f"{WIDEST_DEVIATION:g} in size"
+            )
         return theta[: d * m].reshape(d, m).T, np.exp(theta[d * m :])
 
     def environment(self):
@@ -171,9 +180,9 @@ def objective(problem, theta):
         J = -np.sum(S * discounted) - steps / (1 - problem.gamma)
     else:
         J = 0.0
-        for t in range(problem.horizon):
-            J = J - problem.gamma**t * (np.sum(S * X) + steps)
-            X = F @ X @ F.T + N
+        for t in range(problem.horizon):  # X is γᵗ times that of the step: without γ it may grow beyond all bounds
+            J = J - np.sum(S * X) - problem.gamma**t * steps
+            X = problem.gamma * F @ X @ F.T + problem.gamma ** (t + 1) * N
     return J if np.iscomplexobj(J) else float(J)
 
 
@@ -218,8 +227,8 @@ def gradient(problem, theta):
             costs.append(S + gamma * F.T @ costs[-1] @ F)
         stages = []
         for t, P in enumerate(reversed(costs)):
-            stages.append((P, gamma**t * X, gamma**t))
-            X = F @ X @ F.T + N
+            stages.append((P, X, gamma**t))
+            X = gamma * F @ X @ F.T + gamma ** (t + 1) * N  # γᵗ times that of the step
     dK, dlog = np.zeros_like(K), np.zeros_like(sigma)
     for P, moment, weight in stages:
         curvature = problem.R + gamma * B.T @ P @ B

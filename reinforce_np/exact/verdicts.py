@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from reinforce_np import arguments
+from reinforce_np import arguments, graph
 from reinforce_np.estimators import Estimator, OnPolicy
 from reinforce_np.exact.batches import LIMIT
 from reinforce_np.exact.callables import NotFiniteError, bound
@@ -24,7 +24,6 @@ from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.record import DOUBLE, norm
-from reinforce_np.exact.values import occupancy
 from reinforce_np.problem import problem_of
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
@@ -302,8 +301,9 @@ def one_direction(problem):
     >>> [one_direction(Problem(examples.bandit(means=[0.0] * A), TabularSoftmax(1, A), np.zeros(A))) for A in (2, 3)]
     [True, False]
     """
-    visits = occupancy(problem.mdp, problem.policy, problem.theta, objective=Discounted())
-    reached = visits.reshape(-1, problem.mdp.n_states).sum(axis=0) > 0
+    mdp, pi = problem.mdp, problem.policy.probabilities(problem.theta)
+    last = None if mdp.horizon is None else max(mdp.horizon - 1, 0)
+    reached = graph.reachable(mdp, graph.possible_outcomes(mdp, pi), last)
     plane = np.random.default_rng(0).normal(size=(2, len(problem.theta)))  # what is flat is flat in a plane at random
     psi = problem.policy.score_along(problem.theta, plane)[reached]
     return bool(np.linalg.matrix_rank(psi.reshape(-1, psi.shape[2])) <= 1)

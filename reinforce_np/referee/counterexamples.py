@@ -169,7 +169,6 @@ def find_counterexample(
     def convicts(problem):
         """Return whether a problem shows what the first one to show anything did: a clearly wrong mean, or one kind of error."""
         nonlocal n_judged, n_undefined, sought
-        n_judged += 1
         try:
             verdict = judge(estimator, problem, **options)
         except hypothesis.errors.HypothesisException:  # such as assume() in the estimator
@@ -180,6 +179,7 @@ def find_counterexample(
             judged.append((problem, verdict))
             n_undefined += decides_nothing(verdict)
             shown = "wrong" if is_wrong(verdict, proportional) and distance(verdict, proportional) > least else None
+        n_judged += 1
         sought = sought or shown
         return shown is not None and shown == sought
 

@@ -284,7 +284,10 @@ class _FromLoss:
             return self.loss(log_probs, batch) if self.n_arguments == 2 else self.loss(log_probs, batch, problem)
 
         f.__name__ = callables.name_of(self.loss)
-        slope = self.slope_of(f, table[states] if all_actions else table[states, actions], self.convert(trajectories))
+        log_probs = table[states] if all_actions else table[states, actions]
+        if not all_actions:  # the action that fills up an episode may be masked, and −∞ times a mask is no number
+            log_probs = np.where(~trajectories.mask & np.isneginf(log_probs), 0.0, log_probs)
+        slope = self.slope_of(f, log_probs, self.convert(trajectories))
         cells = np.zeros(table.shape)
         np.add.at(cells, states if all_actions else (states, actions), self.sign * slope.astype(np.float64))
         return policy.contract(theta, cells).astype(slope.dtype)

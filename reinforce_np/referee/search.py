@@ -1,7 +1,5 @@
 """The worst problem for an estimator, within given sizes: random restarts and local search on a grid, in pure NumPy."""
 
-from typing import Any
-
 import numpy as np
 
 from reinforce_np import arguments
@@ -108,28 +106,31 @@ def worst_problem(
     restarts, steps = arguments.integer("restarts", restarts, low=1), arguments.integer("steps", steps)
     least_gradient = arguments.number("least_gradient", least_gradient, low=0.0, high=1.0)
     gammas = GAMMAS if gamma is None else np.array([arguments.number("gamma", gamma, low=0.0, high=1.0)])
+    behaviour, critic = arguments.flag("behaviour", behaviour), arguments.flag("critic", critic)
+    if behaviour and sizes["n_actions"] > UNITS:
+        raise ValueError(
+            f"n_actions={n_actions} is above {UNITS}, and a behaviour gives each action at least 1/{UNITS}; pass fewer, or behaviour=False"
+        )
     kind = {"gammas": gammas, "behaviour": behaviour, "critic": critic, **sizes}
     n_judged = 0
     known: dict = {}  # every third change or so leads back to where the search has been
 
     def judged(problem):
-        """Return how bad the estimator is on a problem, the problem and the verdict."""
+        """Return how bad the estimator is on a problem, for the search and by the measure alone, the problem and the verdict."""
         nonlocal n_judged
         n_judged += 1
         numbers = _numbers(problem)
         if numbers not in known:
             problem = problem.replace(group_size=group_size, prompts=prompts)
             verdict = judge(estimator, problem, objective=objective, exchangeable=exchangeable)
-            known[numbers] = _badness(verdict, measure, least_gradient, problem), problem, verdict
+            known[numbers] = *_badness(verdict, measure, least_gradient, problem), problem, verdict
         return known[numbers]
 
-    worst: Any = (-np.inf, None, None)
     for _ in range(restarts):
         found = max((judged(_random_problem(rng, **kind)) for _ in range(AT_RANDOM)), key=_first)
         for _ in range(steps):
-            found = max(judged(_changed(found[1], rng, gammas)), found, key=_first)  # the new one if they are equal
-        worst = max(worst, found, key=_first)
-    badness, problem, verdict = worst
+            found = max(judged(_changed(found[2], rng, gammas)), found, key=_first)  # the new one if they are equal
+    _, badness, problem, verdict = max(known.values(), key=_second)
     if badness == -np.inf:
         raise ValueError(
             f"none of {n_judged} problems with {sizes} has a mean, and a gradient of at least least_gradient={least_gradient} times "
@@ -142,15 +143,20 @@ def _first(found):
     return found[0]
 
 
+def _second(found):
+    return found[1]
+
+
 def _badness(verdict, measure, least_gradient, problem):
-    """Return a number, the larger the worse; −infinity where the gradient, or the mean, is too small to tell."""
+    """Return two numbers, the larger the worse: what guides the search, which is flat nowhere, and the measure itself; −infinity
+    where the gradient, or the mean, is too small to tell."""
     if verdict.cosine is None:
-        return -np.inf
+        return -np.inf, -np.inf
     terms = gradient_scale(problem.mdp, problem.policy, problem.theta, objective=verdict.objective)
     if not np.linalg.norm(verdict.gradient) > least_gradient * np.linalg.norm(terms):
-        return -np.inf
+        return -np.inf, -np.inf
     size = verdict.relative_bias / (1 + verdict.relative_bias)
-    return GUIDE * size - verdict.cosine if measure == "cosine" else size
+    return (GUIDE * size - verdict.cosine, -verdict.cosine) if measure == "cosine" else (size, size)
 
 
 def _random_problem(rng, *, n_states, n_actions, n_outcomes, horizon, gammas, behaviour, critic):

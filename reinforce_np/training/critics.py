@@ -98,8 +98,11 @@ class LeastSquares:
             total = state.squares + self.ridge
             return np.divide(state.products, total, out=np.zeros_like(total), where=total > 0)
         gram = state.squares + self.ridge * np.eye(len(state.products))
-        w = np.linalg.lstsq(gram, state.products, rcond=None)[0]  # of features never seen, the smallest
-        return features_of(self.features, draw) @ w
+        size = np.sqrt(
+            np.where(gram.diagonal() > 0, gram.diagonal(), 1.0)
+        )  # without units, so that nothing small is lost
+        w = np.linalg.lstsq(gram / size / size[:, None], state.products / size, rcond=None)[0] / size
+        return features_of(self.features, draw) @ w  # of features never seen, or that say the same, with the smallest w
 
     def fit(self, state, draw):
         """Return the sums with those of the draw added."""

@@ -1,12 +1,14 @@
 """What the exact gradient would have done: no trajectories, the same optimiser."""
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from reinforce_np import arguments, exact
 from reinforce_np.environments import Draw
-from reinforce_np.training.optimisers import clipped
+from reinforce_np.training.optimisers import clipped, estimated_fisher, exact_fisher
+from reinforce_np.training.updates import longest
 
 TOGETHER = 64  # parameter vectors whose J is computed at once
 
@@ -56,7 +58,7 @@ def ascend(gradient, optimiser, theta, *, iterations, clip_norm=None, draw=None)
     """
     theta = arguments.real_array("theta", theta, ndim=1, minus_infinity=True)
     path = np.empty((arguments.integer("iterations", iterations) + 1, len(theta)))
-    path[0], state = theta, optimiser.start(theta)
+    path[0], state, clip_norm = theta, optimiser.start(theta), longest("clip_norm", clip_norm)
     for i in range(iterations):
         theta, state = optimiser.step(theta, clipped(gradient(theta), clip_norm), state, draw)
         path[i + 1] = theta
@@ -71,7 +73,7 @@ def exact_path(mdp, policy, optimiser, *, iterations, theta=None, clip_norm=None
     mdp, policy
         The problem.
     optimiser : record of `training.optimisers`
-        As in `train`.
+        As in `train`; an estimated Fisher information is the exact one here, which it is an estimate of.
     iterations : int
         Number of steps I.
     theta : array (D,), optional
@@ -94,6 +96,8 @@ def exact_path(mdp, policy, optimiser, *, iterations, theta=None, clip_norm=None
     """
     arguments.check_same_model(mdp, policy)
     theta = policy.real_theta(np.zeros(policy.n_parameters) if theta is None else theta)
+    if getattr(optimiser, "fisher", None) is estimated_fisher:
+        optimiser = dataclasses.replace(optimiser, fisher=exact_fisher)
     nothing: Any = None
     options = {"iterations": iterations, "clip_norm": clip_norm, "draw": Draw(nothing, mdp, policy)}
     path = ascend(lambda theta: exact.gradient(mdp, policy, theta), optimiser, theta, **options)

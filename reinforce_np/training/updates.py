@@ -47,14 +47,18 @@ class Update:
         for name in ("epochs", "minibatches", "accumulate"):
             object.__setattr__(self, name, arguments.integer(name, getattr(self, name), low=1))
         for name in ("target_kl", "clip_norm"):
-            value = getattr(self, name)
-            if value is not None:
-                value = arguments.number(name, value, low=0.0, open_low=True, rule="a number > 0, or None")
-                object.__setattr__(self, name, value)
+            object.__setattr__(self, name, longest(name, getattr(self, name)))
         if self.accumulate > 1 and self.epochs * self.minibatches > 1:
             raise ValueError(
                 f"accumulate={self.accumulate} keeps no batch to go through again; use epochs=1 and minibatches=1"
             )
+
+
+def longest(name, value):
+    """Return a limit as a number > 0, or None where there is none."""
+    if value is None:
+        return None
+    return arguments.number(name, value, low=0.0, open_low=True, rule="a number > 0, or None")
 
 
 def minibatches(trajectories, n, rng):
