@@ -8,6 +8,7 @@ import pytest
 from tolerances import assert_exact
 
 from reinforce_np import (
+    FiniteMDP,
     Problem,
     RewardToGo,
     TabularSoftmax,
@@ -163,12 +164,35 @@ def first_group(trajectories, theta, problem):
     return returns(trajectories, problem.gamma)[:n] @ scores(trajectories, theta, problem.policy)[:n]
 
 
+def interleaved(trajectories, theta, problem):
+    """RLOO with the axes of the groups confused."""
+    z, R = scores(trajectories, theta, problem.policy), returns(trajectories, problem.gamma)
+    R = R.reshape(problem.group_size, problem.prompts)
+    return ((R - (R.sum(axis=0) - R) / (len(R) - 1)).ravel()[:, None] * z).mean(axis=0)
+
+
+def both_neighbours(trajectories, theta, problem):
+    z, R = scores(trajectories, theta, problem.policy), returns(trajectories, problem.gamma)
+    return ((R - (np.roll(R, 1) + np.roll(R, -1)) / 2)[:, None] * z).mean(axis=0)
+
+
+def palindrome(trajectories, theta, problem):
+    n = len(trajectories)
+    weight = 1.0 + np.minimum(np.arange(n), np.arange(n)[::-1])
+    return (weight * returns(trajectories, problem.gamma)) @ scores(trajectories, theta, problem.policy)
+
+
 DEPENDENT = [
     (first_as_baseline, 1, 2),
     (first_and_last, 1, 3),
     (neighbour, 1, 3),
     (first_of_each_group, 2, 2),
     (first_group, 2, 2),
+    (interleaved, 2, 2),
+    (interleaved, 2, 3),
+    (both_neighbours, 1, 4),
+    (both_neighbours, 4, 1),
+    (palindrome, 2, 2),
 ]
 
 
@@ -180,6 +204,33 @@ def test_a_false_declaration_is_refused(function, prompts, group_size):
     for ask in (judge, moments, exact.largest_contributions, functools.partial(confirm, n=100, rng=0)):
         with pytest.raises(ValueError, match=message):
             ask(function, problem, exchangeable=True)
+
+
+def test_what_is_zero_but_for_rounding_is_no_false_declaration():
+    """From state 0 all answers are worth 0.6, summed in two orders: only rounding is left in its groups."""
+
+    def chain(rewards, s):
+        return [(s + t, a, s + t + 1, r) for t, r in enumerate(rewards) for a in (0, 1)]
+
+    cells = [
+        (0, 0, 1, 0.1),
+        (0, 1, 3, 0.3),
+        *chain([0.2, 0.3], 1),
+        *chain([0.2, 0.1], 3),
+        (5, 0, 5, 0.0),
+        (5, 1, 5, 1.0),
+    ]
+    next_state, reward, ends = np.zeros((6, 2, 1), int), np.zeros((6, 2, 1)), np.zeros((6, 2, 1), bool)
+    for s, a, target, r in cells:
+        next_state[s, a], reward[s, a], ends[s, a] = min(target, 5), r, s in (2, 4, 5)
+    mdp = FiniteMDP(np.ones((6, 2, 1)), next_state, reward, ends, initial=[0.5, 0, 0, 0, 0, 0.5], gamma=1.0, horizon=3)
+    problem = Problem(mdp, TabularSoftmax(6, 2), np.linspace(-0.4, 0.5, 12), group_size=3)
+
+    def rloo(trajectories, theta):
+        z, R = scores(trajectories, theta, problem.policy), returns(trajectories, 1.0)
+        return ((R - (R.sum() - R) / (len(R) - 1))[:, None] * z).mean(axis=0)
+
+    assert judge(rloo, problem).kind == judge(rloo, problem, exchangeable=True).kind == "unbiased"
 
 
 def leave_one_out_in_float32(trajectories, theta, problem):

@@ -6,6 +6,7 @@ come by whatever route `judge` takes, so that each claim is run by the weights o
 Rows of SAME say that two estimators are one.
 """
 
+import dataclasses
 import functools
 import inspect
 from typing import NamedTuple
@@ -640,3 +641,17 @@ def test_the_panel_has_what_bugs_hide_behind():
         for mdp, p in zip(models, PANEL.values(), strict=True)
     ]
     assert all(0.01 < n[-1] < 0.99 for n in steps), "some episodes end before the horizon, and some do not"
+
+
+@pytest.mark.parametrize("filling", [100.0, np.nan])
+def test_fitted_baselines_do_not_read_what_follows_the_end(filling):
+    mdp, policy, theta = examples.frozen_lake(horizon=6), TabularSoftmax(16, 4), np.zeros(64)
+    data = sample(mdp, policy, theta, 50, rng=0)
+    assert data.lengths.min() < data.n_steps
+    full = dataclasses.replace(data.take(slice(None)), rewards=np.where(data.mask, data.rewards + 1.0, filling))
+    clean = dataclasses.replace(full, rewards=np.where(data.mask, full.rewards, 0.0))
+    for fit in (
+        lambda batch: fit_state_baseline(batch, 0.9, 16), lambda batch: fit_optimal_baseline(batch, policy, theta, 0.9),
+        lambda batch: fit_optimal_baseline(batch, policy, theta, 0.9, per_component=True),
+    ):  # fmt: skip
+        assert np.array_equal(fit(full), fit(clean)) and np.any(fit(clean))

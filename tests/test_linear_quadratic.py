@@ -50,6 +50,23 @@ def test_no_end_is_the_limit_of_late_ends():
     assert_exact(gradient(lq, theta), gradient(late, theta))
 
 
+def test_late_ends_are_near_to_none_though_the_state_grows_beyond_all_bounds():
+    """x' = 1.2 x: after 4,000 steps x² is beyond float64, γᵗ x² is not."""
+    options = {"Q": [[1.0]], "R": [[1.0]], "W": [[0.3]], "initial": [[1.0]], "gamma": 0.5}
+    late, never = (LinearQuadratic([[1.2]], [[1.0]], horizon=T, **options) for T in (4000, None))
+    assert_exact(objective(late, np.zeros(2)), objective(never, np.zeros(2)))
+    assert_exact(gradient(late, np.zeros(2)), gradient(never, np.zeros(2)))
+
+
+@pytest.mark.parametrize("wrong", [[np.nan, 0.0], [0.0, np.inf], [0.0, 400.0]])
+@pytest.mark.parametrize("horizon", [3, None])
+def test_what_theta_may_be(horizon, wrong):
+    lq = problem(1, 1, horizon=horizon, gamma=0.8)[0]
+    for f in (objective, gradient):
+        with pytest.raises(ValueError, match=r"theta\[[01]\]="):
+            f(lq, np.array(wrong))
+
+
 def test_objective_is_what_the_steps_cost():
     """One deterministic trajectory, added up by hand; the deviation is too small to matter."""
     lq, theta = problem(horizon=5, noise=False)

@@ -41,6 +41,9 @@ from reinforce_np import (
     VTrace,
     algorithms,
     estimators,
+    examples,
+    judge,
+    numpy_loss,
     random_mdp,
     sample,
 )
@@ -49,6 +52,25 @@ from reinforce_np.trajectories import Trajectories
 EXACT = 1e-12  # relative to the largest term of the sum
 S, A = 3, 3
 GROUPS = (40, 40, -7, -7, -7, 3, 3, 3, 3, 3)  # ragged, and no 0..G-1
+
+
+def test_a_masked_action_that_fills_up_an_episode_is_no_infinity():
+    """Padding is action 0 of state 0; where that is masked its logarithm is −∞, and −∞ times a mask of zero is NaN."""
+    mdp = examples.referee(horizon=3)
+    mask = np.ones((3, 3), bool)
+    mask[0, 0] = False
+
+    def loss(log_probs, batch):
+        return -(
+            (log_probs * batch.mask).sum(axis=1)
+            * (batch.rewards * batch.mask * mdp.gamma ** np.arange(batch.n_steps)).sum(axis=1)
+        ).mean()
+
+    for differences in (False, True):
+        found = judge(
+            numpy_loss(loss, differences=differences), mdp, TabularSoftmax(3, 3, mask=mask), np.linspace(-1, 1, 9)
+        )
+        assert found.kind == "unbiased"
 
 
 class Problem(NamedTuple):

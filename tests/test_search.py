@@ -26,7 +26,7 @@ from reinforce_np import (
     judge,
     worst_problem,
 )
-from reinforce_np.exact.verdicts import ALL_ONE
+from reinforce_np.exact.verdicts import ALL_ONE, one_direction
 from reinforce_np.problem import code
 from reinforce_np.referee import search
 from reinforce_np.referee.counterexamples import ELSEWHERE, distance, not_by
@@ -233,6 +233,26 @@ def test_it_is_repeatable_and_leaves_no_files(tmp_path):
     assert not (tmp_path / "home").exists()
 
 
+def test_a_state_that_is_only_entered_later_counts_without_its_discount_too():
+    """γ = 0: the scores of the second step do not come into ∇J, but into an estimate without γᵗ."""
+    mdp = FiniteMDP(np.ones((2, 2, 1)), np.ones((2, 2, 1), int), [[[0.0], [1.0]]] * 2, np.zeros((2, 2, 1), bool),
+                    initial=[1.0, 0.0], gamma=0.0, horizon=2)  # fmt: skip
+    problem = Problem(mdp, TabularSoftmax(2, 2), np.zeros(4))
+    assert not one_direction(problem) and one_direction(problem.replace(mdp=mdp.replace(horizon=1)))
+    with pytest.raises(reinforce_np.Convicted):
+        reinforce_np.assert_proportional(DROPPED, problem)
+
+
+def test_what_the_estimator_does_not_accept_is_not_counted():
+    def choosy(problem):
+        hypothesis.assume(problem.gamma < 1)
+        return Estimator(RewardToGo())
+
+    found, seen = find_counterexample(choosy, max_examples=20), []
+    find_counterexample(lambda problem: seen.append(problem.gamma < 1) or Estimator(RewardToGo()), max_examples=20)
+    assert not found and found.n_judged == 20 and not all(seen)
+
+
 # The worst problem.
 
 
@@ -272,6 +292,32 @@ def test_the_worst_problem_is_bad_and_repeatable():
     assert largest.verdict.relative_bias > 1
     size = exact.derivatives.gradient_scale(worst.problem.mdp, worst.problem.policy, worst.problem.theta)
     assert np.linalg.norm(worst.verdict.gradient) > 0.01 * np.linalg.norm(size)
+
+
+def test_the_worst_is_the_worst_of_all_that_were_judged(monkeypatch):
+    seen = []
+
+    def heard(*args, **options):
+        seen.append(judge(*args, **options))
+        return seen[-1]
+
+    monkeypatch.setattr(search, "judge", heard)
+    for measure in ("cosine", "relative bias"):
+        seen.clear()
+        worst = worst_problem(DROPPED, measure=measure, restarts=2, steps=60, least_gradient=0.0, rng=1).verdict
+        seen = [verdict for verdict in seen if verdict.cosine is not None]
+        if measure == "cosine":
+            assert worst.cosine == min(verdict.cosine for verdict in seen)
+        else:
+            assert worst.relative_bias == max(verdict.relative_bias for verdict in seen)
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"n_actions": 9, "behaviour": True}, "n_actions=9 is above 8"), ({"behaviour": "no"}, "behaviour='no'"), ({"critic": 0.5}, "critic=0.5"),
+])  # fmt: skip
+def test_the_worst_problem_refuses(options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        worst_problem(DROPPED, restarts=1, steps=1, rng=0, **options)
 
 
 def test_no_problem_is_judged_twice(monkeypatch):

@@ -14,6 +14,7 @@ from benchmarks import short_corridor
 from reinforce_np import (
     Draw,
     FileFormatError,
+    FiniteMDP,
     ModelSource,
     TabularSoftmax,
     algorithms,
@@ -191,6 +192,18 @@ def test_the_exact_path_is_what_an_exact_estimator_does():
         assert_exact(found.objective, path.objective)
 
 
+def test_an_estimated_fisher_information_is_the_exact_one_on_the_exact_path():
+    estimated, exactly = (exact_path(MDP, POLICY, NaturalGradient(0.1, **options), iterations=3, theta=START)
+                          for options in ({}, {"fisher": exact_fisher}))  # fmt: skip
+    assert np.array_equal(estimated.theta, exactly.theta) and not np.array_equal(estimated.theta[0], estimated.theta[3])
+
+
+@pytest.mark.parametrize("clip_norm", [-1.0, 0.0, np.nan, "a"])
+def test_a_path_is_clipped_by_a_length(clip_norm):
+    with pytest.raises((ValueError, TypeError), match="clip_norm="):
+        exact_path(MDP, POLICY, SGD(0.1), iterations=2, clip_norm=clip_norm)
+
+
 # --- critics ------------------------------------------------------------------------------------------------------
 
 
@@ -290,6 +303,33 @@ def test_temporal_differences_are_eligibility_traces(lam, bootstrap):
     assert_exact(twice.w, critic.fit(found, draw).w)
 
 
+def test_least_squares_fit_better_with_more_features():
+    """Powers of numbers up to 500: weighted residuals against a fit by orthogonal polynomials."""
+    x, y, S = np.arange(6) * 100.0, np.array([1.0, 5.0, 2.0, -3.0, 4.0, 0.0]), 6
+    mdp = FiniteMDP(np.ones((S, 2, 1)), np.zeros((S, 2, 1), int), np.repeat(y[:, None, None], 2, axis=1), np.ones((S, 2, 1), bool),
+                    initial=np.ones(S) / S, gamma=1.0, horizon=1)  # fmt: skip
+    draw = ModelSource(mdp, TabularSoftmax(S, 2)).draw(np.zeros(12), 600, rng=0)
+    weight = np.sqrt(np.bincount(draw.trajectories.states[:, 0], minlength=S))
+    for n in (2, 3, 4, 5):
+        critic = LeastSquares(features=np.stack([x**i for i in range(n)], axis=1))
+        V = critic.values(critic.fit(critic.start(draw), draw), draw)
+        basis = np.linalg.qr(weight[:, None] * (x[:, None] / 500) ** np.arange(n))[0]
+        np.testing.assert_allclose(weight * V, basis @ (basis.T @ (weight * y)), atol=1e-5)
+
+
+def test_what_was_seen_long_ago_is_remembered_by_features_too():
+    mdp, policy = MDP.replace(horizon=1, reward=5.0 * np.ones_like(MDP.reward)), POLICY
+    there, elsewhere = (
+        ModelSource(mdp.replace(initial=row), policy).draw(START, 4, rng=0) for row in ([0, 0, 1], [1, 0, 0])
+    )
+    for features in (None, np.eye(3)):
+        critic = LeastSquares(features, memory=0.5)
+        state = critic.fit(critic.start(there), there)
+        for _ in range(100):
+            state = critic.fit(state, elsewhere)
+        assert_exact(critic.values(state, elsewhere)[[0, 2]], [5.0, 5.0])
+
+
 # --- the record ---------------------------------------------------------------------------------------------------
 
 
@@ -344,7 +384,21 @@ def test_no_bias_is_relative_to_no_gradient():
         ({"source": MDP}, "source=.* draws nothing"),
         ({"estimator": "reinforce"}, "estimator='reinforce' is no Estimator"),
         ({"estimator": lambda trajectories, theta: algorithms.reinforce()}, "returned an Estimator"),
-        ({"estimator": lambda trajectories, theta: np.zeros(2)}, r"returned shape \(2,\); a gradient has shape \(9,\)"),
+        (
+            {"estimator": lambda trajectories, theta: np.zeros(2)},
+            r"shape \(2,\) and dtype float64; an estimate must hold .* shape \(9,\)",
+        ),
+        (
+            {"estimator": lambda trajectories, theta: np.zeros(9) + 1j},
+            "dtype complex128; an estimate must hold one real",
+        ),
+        ({"estimator": lambda trajectories, theta: (np.zeros(9), 0.5)}, "returned tuple, which is no array"),
+        ({"estimator": lambda trajectories, theta: None}, "returned None"),
+        ({"estimator": lambda trajectories, theta: np.ma.zeros(9)}, "returned a masked array"),
+        (
+            {"estimator": lambda trajectories, theta: np.full(9, 1e200), "optimiser": Adam(0.1)},
+            "state of the optimiser left float64",
+        ),
         ({"estimator": lambda trajectories, theta: np.full(9, np.nan)}, "returned nan for component 0"),
         ({"optimiser": Adam}, "optimiser=.*Adam.* is no optimiser"),
         ({"critic": LeastSquares()}, "function from V to an Estimator"),
@@ -355,7 +409,10 @@ def test_no_bias_is_relative_to_no_gradient():
         ({"source": ModelSource(MDP, POLICY, group_size=4)}, "batch_size=6 is not a multiple of group_size=4"),
         ({"theta": np.zeros(3)}, "theta has shape"),
         ({"iterations": -1}, "iterations=-1"),
-        ({"estimator": lambda trajectories, theta: np.full(9, 1e300), "optimiser": SGD(1e10)}, "theta left float64"),
+        (
+            {"estimator": lambda trajectories, theta: np.full(9, 1e300), "optimiser": SGD(1e10)},
+            "theta or the state of the optimiser left float64",
+        ),
         ({"estimator": algorithms.reinforce_with_baseline, "critic": LeastSquares(np.zeros((2, 1)))}, "2 rows"),
         ({"estimator": lambda t, theta: theta, "evaluation": Evaluation(moments=True)}, "moments needs an Estimator"),
         (

@@ -175,8 +175,20 @@ def estimate_of(function, trajectories, theta):
     name = name_of(function)
     with np.errstate(all="ignore"):  # what comes of it is refused below, by name
         value = called(function, trajectories, theta)
+    value = as_estimate(value, theta, name)
+    wrong = ~np.isfinite(value)
+    if wrong.any():
+        (i,) = arguments.first_index(wrong)
+        raise NotFiniteError(f"{name} returned {float(value[i])} for component {i} of {describe(trajectories)}")
+    return value
+
+
+def as_estimate(value, theta, name):
+    """Return what the function `name` returned as an array, refusing what is no vector of real numbers like `theta`."""
     if value is None:
         raise ValueError(f"{name} returned None; an estimate must be returned: is a return statement missing?")
+    if np.ma.isMaskedArray(value):
+        raise TypeError(f"{name} returned a masked array, whose mask would be lost; fill it")
     try:
         value = np.asarray(value)
     except (RuntimeError, TypeError, ValueError) as error:  # a tensor that still tracks gradients, for one
@@ -191,10 +203,6 @@ def estimate_of(function, trajectories, theta):
             f"{name} returned an array of shape {value.shape} and dtype {value.dtype}; an estimate must hold one real number "
             f"for each parameter, shape {theta.shape}{loss}"
         )
-    wrong = ~np.isfinite(value)
-    if wrong.any():
-        (i,) = arguments.first_index(wrong)
-        raise NotFiniteError(f"{name} returned {float(value[i])} for component {i} of {describe(trajectories)}")
     return value
 
 

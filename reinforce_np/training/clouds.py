@@ -73,6 +73,8 @@ def clouds(mdp, policy, theta, estimators, *, batch_size=10, batches=1000, group
     batches = arguments.integer("batches", batches, low=1)
     if size % arguments.integer("group_size", group_size, low=1):
         raise ValueError(f"batch_size={size} is not a multiple of group_size={group_size}; draw whole groups")
+    if not isinstance(estimators, dict):
+        raise TypeError(f"estimators={estimators!r} is no dictionary; pass names with them, {{name: Estimator}}")
     gradient = exact.gradient(mdp, policy, theta)
     length = float(np.linalg.norm(gradient))
     if not length or not estimators:

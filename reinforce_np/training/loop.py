@@ -18,7 +18,7 @@ import numpy as np
 from reinforce_np import arguments, exact
 from reinforce_np.environments import Draw, ModelSource
 from reinforce_np.estimators import Estimator, OnPolicy
-from reinforce_np.exact.callables import called, n_required, name_of
+from reinforce_np.exact.callables import as_estimate, called, n_required, name_of
 from reinforce_np.sampling import seed_sequence
 from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
@@ -334,9 +334,9 @@ class _Run:
                 norm, gradient = norm if steps else length(gradient), clipped(gradient, self.update.clip_norm)
                 with np.errstate(over="ignore", invalid="ignore"):  # said below
                     theta, optimiser = self.optimiser.step(theta, gradient, optimiser, here)
-                if np.isnan(theta).any() or np.isposinf(theta).any():
+                if np.isnan(theta).any() or np.isposinf(theta).any() or not _all_finite(optimiser):
                     raise ValueError(
-                        f"theta left float64 after {state.iteration} iterations and {steps} steps on the batch (gradient of length "
+                        f"theta or the state of the optimiser left float64 after {state.iteration} iterations and {steps} steps on the batch (gradient of length "
                         f"{norm:.3g}); use a smaller rate, or clip_norm"
                     )
                 steps += 1
@@ -413,21 +413,23 @@ def _summary(draw):
     }
 
 
+def _all_finite(state):
+    """Return whether the arrays of an optimiser's state are finite: squares overflow first, and stand still then."""
+    arrays = state if isinstance(state, tuple) else ()
+    return all(arguments.all_finite(x) for x in arrays if isinstance(x, np.ndarray) and x.dtype.kind == "f")
+
+
 def _constant(gradient):
     return lambda draw, theta: gradient
 
 
 def _checked(gradient, theta, estimator):
     """Return an estimate, refusing what is no finite vector (D,)."""
-    gradient = np.asarray(gradient, dtype=np.float64) if not isinstance(gradient, Estimator) else None
-    if gradient is None:
+    if isinstance(gradient, Estimator):
         raise TypeError(
             f"estimator={words(estimator)} returned an Estimator, not a gradient; call it first, or pass a critic"
         )
-    if gradient.shape != theta.shape:
-        raise ValueError(
-            f"estimator={words(estimator)} returned shape {gradient.shape}; a gradient has shape {theta.shape}"
-        )
+    gradient = as_estimate(gradient, theta, f"estimator={words(estimator)}").astype(np.float64)
     wrong = ~np.isfinite(gradient)
     if wrong.any():
         d = arguments.first_index(wrong)
