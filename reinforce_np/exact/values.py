@@ -13,8 +13,9 @@ from reinforce_np.exact.objectives import Discounted
 
 
 def induced(mdp, policy, theta, objective, *, probabilities=None):
-    """Return π and r of shape (S, A, ...) and the discount: what the recursions run on; π may be at hand already."""
-    arguments.check_same_model(mdp, policy)
+    """Return π and r of shape (S, A, ...) and the discount: what the recursions run on; π may be at hand, of a model looked at."""
+    if probabilities is None:
+        arguments.check_same_model(mdp, policy)
     if not hasattr(objective, "discount") or isinstance(objective, type):
         raise TypeError(f"objective={objective!r} is no objective; pass one such as Discounted()")
     pi = bellman.state_first(policy.probabilities(theta) if probabilities is None else probabilities)
