@@ -237,7 +237,7 @@ def drawn(preferences, rng):
     """Draw one action per row of preferences (B, A), and return it with its log-probability, both (B,)."""
     preferences = preferences - preferences.max(axis=-1, keepdims=True)
     cumulative = np.exp(preferences).cumsum(axis=-1)
-    total = cumulative[:, -1]
+    total = cumulative[:, -1].copy()  # without gaps: NumPy 1.26 rounds a logarithm by where they and the result lie
     if not np.isfinite(total).all():
         raise ValueError("features times theta are not finite at an observation; scale the features or theta down")
     u = rng.random(len(total)) * total
