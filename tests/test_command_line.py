@@ -534,7 +534,7 @@ def test_a_horizon_that_is_missing_is_asked_for_in_words_of_the_command(capsys, 
 
 def test_what_is_too_much_to_list_has_a_remedy_of_the_command(capsys):
     for argv in (["variance", "parts"], ["estimators"]):
-        code, out, _ = run(capsys, *argv, "--mdp", "frozen_lake")
+        code, out, _ = run(capsys, *argv, "--mdp", "frozen_lake", "--horizon", "7")
         out = " ".join(out.split())
         assert code == 0 and "1024 MiB); a shorter --horizon can be listed" in out and "exact.gradient" not in out
     assert listable("4 more components") == "4 more components"

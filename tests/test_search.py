@@ -163,12 +163,11 @@ def test_ratios_that_were_all_one_are_no_evidence():
     assert find_counterexample(clipped, problems=problems(OFF_POLICY), max_examples=50)
 
 
-@pytest.mark.parametrize("proportional", [False, True])
-def test_what_is_found_is_no_mere_epsilon(proportional):
+def test_what_is_found_is_no_mere_epsilon():
     """Whitening is wrong on nearly every problem; where it is not, its ε still is."""
     standardised = Estimator(GroupStandardised(ddof=0, eps=1e-8))
-    found = find_counterexample(standardised, problems=problems(GROUPS), proportional=proportional, max_examples=30)
-    assert found and distance(found.verdict, proportional) > 0.01 and found.problem.mdp.n_states <= 2
+    found = find_counterexample(standardised, problems=problems(GROUPS), max_examples=30)
+    assert found and distance(found.verdict) > 0.01 and found.problem.mdp.n_states <= 2
     almost = Estimator(RewardToGo(), normaliser=Constant(1 + 1e-9))
     tiny = find_counterexample(almost, max_examples=20)  # there is nothing else to be found
     assert tiny and tiny.verdict.relative_bias == pytest.approx(1e-9, rel=1e-3) and 0 < tiny.n_judged
@@ -304,7 +303,7 @@ def test_the_worst_is_the_worst_of_all_that_were_judged(monkeypatch):
     monkeypatch.setattr(search, "judge", heard)
     for measure in ("cosine", "relative bias"):
         seen.clear()
-        worst = worst_problem(DROPPED, measure=measure, restarts=2, steps=60, least_gradient=0.0, rng=1).verdict
+        worst = worst_problem(DROPPED, measure=measure, restarts=1, steps=40, least_gradient=0.0, rng=1).verdict
         seen = [verdict for verdict in seen if verdict.cosine is not None]
         if measure == "cosine":
             assert worst.cosine == min(verdict.cosine for verdict in seen)
