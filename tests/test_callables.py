@@ -206,6 +206,39 @@ def test_a_false_declaration_is_refused(function, prompts, group_size):
             ask(function, problem, exchangeable=True)
 
 
+def rloo_by_groups(trajectories, theta, problem):
+    """By the labels of the groups, wherever their members are."""
+    z, R, groups = (
+        scores(trajectories, theta, problem.policy),
+        returns(trajectories, problem.gamma),
+        trajectories.groups,
+    )
+    same = groups[:, None] == groups
+    return ((R - (same @ R - R) / (same.sum(axis=1) - 1))[:, None] * z).mean(axis=0)
+
+
+@pytest.mark.parametrize("prompts, group_size", [(1, 3), (2, 2), (3, 2), (2, 3)])
+def test_groups_are_not_torn_apart(prompts, group_size):
+    """Two prompts, so that members of another group are worth something else."""
+    mdp = FiniteMDP(np.ones((2, 2, 1)), np.zeros((2, 2, 1), int), [[[0.0], [1.0]], [[5.0], [2.0]]], np.ones((2, 2, 1), bool),
+                    initial=[0.5, 0.5], gamma=1.0, horizon=1)  # fmt: skip
+    problem = Problem(
+        mdp, TabularSoftmax(2, 2), np.array([0.1, -0.3, 0.4, 0.2]), prompts=prompts, group_size=group_size
+    )
+    listed, declared = (judge(rloo_by_groups, problem, exchangeable=exchangeable) for exchangeable in (False, True))
+    assert listed.kind == declared.kind == "unbiased" and declared.moments.n_batches < listed.moments.n_batches
+    assert_exact(declared.moments.covariance, listed.moments.covariance)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_one_batch_that_tells_is_enough(seed):
+    """Two arms and two trajectories: of three batches only (0, 1) has another order."""
+    means = np.random.default_rng(seed).normal(size=2)
+    problem = Problem(examples.bandit(means=means), TabularSoftmax(1, 2), np.array([0.5, -0.5]), group_size=2)
+    with pytest.raises(ValueError, match="depends on the order"):
+        judge(first_as_baseline, problem, exchangeable=True)
+
+
 def test_what_is_zero_but_for_rounding_is_no_false_declaration():
     """From state 0 all answers are worth 0.6, summed in two orders: only rounding is left in its groups."""
 

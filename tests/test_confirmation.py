@@ -76,7 +76,10 @@ def test_an_acquittal_says_what_would_have_been_noticed():
     long, short = (confirm(Estimator(RewardToGo()), *PROBLEM, n, rng=1) for n in (50_000, 50))
     i = np.argmax(np.abs(long.gradient))
     percent = 100 * long.smallest_detectable[i] / abs(long.gradient[i])
-    assert str(long).endswith(f"; a bias of {percent:.2g} % of the largest would be noticed") and 1 < percent < 20
+    assert (
+        str(long).endswith(f"; a bias of {percent:.2g} % of the largest component would be noticed")
+        and 1 < percent < 20
+    )
     assert "noticed" not in str(short).replace("too few trajectories to notice", "")
     flat = confirm(
         Estimator(RewardToGo()), examples.bandit(means=[1.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2), 1000, rng=0

@@ -73,6 +73,17 @@ def test_a_masked_action_that_fills_up_an_episode_is_no_infinity():
         assert found.kind == "unbiased"
 
 
+def test_a_masked_action_that_was_taken_has_probability_zero():
+    """The behaviour takes it, the policy never does: the ratio is zero."""
+    mdp, policy = examples.bandit(means=[5.0, 1.0, 2.0]), TabularSoftmax(1, 3, mask=np.array([[False, True, True]]))
+
+    def surrogate(log_probs, batch):
+        return -(np.exp(log_probs - batch.log_probabilities) * batch.rewards * batch.mask).sum(axis=1).mean()
+
+    theta, uniform = np.array([0.0, 0.5, -0.5]), np.full((1, 3), 1 / 3)
+    assert judge(numpy_loss(surrogate), mdp, policy, theta, behaviour=uniform).kind == "unbiased"
+
+
 class Problem(NamedTuple):
     """A batch off-policy, with everything the hard cases need, and the same as plain lists."""
 

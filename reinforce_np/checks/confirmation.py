@@ -136,7 +136,7 @@ class Confirmation:
         """Return in words what the run would have noticed: the smallest detectable bias of the largest component."""
         i = int(np.argmax(np.abs(self.gradient)))
         share = self.smallest_detectable[i] / abs(self.gradient[i]) if self.gradient[i] else math.inf
-        return f"; a bias of {100 * share:.2g} % of the largest would be noticed" if share < 1 else ""
+        return f"; a bias of {100 * share:.2g} % of the largest component would be noticed" if share < 1 else ""
 
 
 def confirm(
@@ -242,7 +242,7 @@ def confirm(
     >>> from reinforce_np import TabularSoftmax, algorithms, examples
     >>> mdp, policy, theta = examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2)
     >>> print(confirm(algorithms.reinforce(), mdp, policy, theta, 10_000, rng=0))
-    not rejected at alpha=1e-06 over 10000 trajectories in 2 components; a bias of 9.1 % of the largest would be noticed
+    not rejected at alpha=1e-06 over 10000 trajectories in 2 components; a bias of 9.1 % of the largest component would be noticed
 
     A function of yours, on a model too large to list its batches of eight:
 

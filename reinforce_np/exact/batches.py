@@ -300,10 +300,8 @@ def check_exchangeable(function, trajectories, problem, members, expected, eps):
         return
     again = np.resize(np.arange(len(members)), max(len(members), ASKED_AGAIN))
     members, expected = members[again], expected[again]
-    rng, first = np.random.Generator(np.random.PCG64(0)), np.arange(members.shape[1])
-    grouped = first.reshape(problem.prompts, -1)
+    rng, grouped = np.random.Generator(np.random.PCG64(0)), np.arange(members.shape[1]).reshape(problem.prompts, -1)
     orders = np.array([rng.permuted(rng.permutation(grouped), axis=1).ravel() for _ in members])
-    orders = np.where((orders == first).all(axis=1)[:, None], first[::-1], orders)
     turned = np.take_along_axis(members, orders, axis=1)
     found, eps = _evaluate_function(function, trajectories, turned, problem, eps)
     off, largest = np.abs(found - expected), np.abs(expected).max(initial=0.0)
