@@ -74,14 +74,18 @@ def test_a_masked_action_that_fills_up_an_episode_is_no_infinity():
 
 
 def test_a_masked_action_that_was_taken_has_probability_zero():
-    """The behaviour takes it, the policy never does: the ratio is zero."""
-    mdp, policy = examples.bandit(means=[5.0, 1.0, 2.0]), TabularSoftmax(1, 3, mask=np.array([[False, True, True]]))
+    """The behaviour takes it, the policy never does: the ratio of the whole trajectory is zero, at its other steps too."""
+    mdp, mask = examples.referee(horizon=2), np.ones((3, 3), bool)
+    mask[0, 0] = False
 
     def surrogate(log_probs, batch):
-        return -(np.exp(log_probs - batch.log_probabilities) * batch.rewards * batch.mask).sum(axis=1).mean()
+        ratio = np.exp(np.where(batch.mask, log_probs - batch.log_probabilities, 0.0).sum(axis=1))
+        return -(ratio * (batch.rewards * batch.mask * mdp.gamma ** np.arange(batch.n_steps)).sum(axis=1)).mean()
 
-    theta, uniform = np.array([0.0, 0.5, -0.5]), np.full((1, 3), 1 / 3)
-    assert judge(numpy_loss(surrogate), mdp, policy, theta, behaviour=uniform).kind == "unbiased"
+    theta, uniform = np.linspace(-1, 1, 9), np.full((3, 3), 1 / 3)
+    assert (
+        judge(numpy_loss(surrogate), mdp, TabularSoftmax(3, 3, mask=mask), theta, behaviour=uniform).kind == "unbiased"
+    )
 
 
 class Problem(NamedTuple):
