@@ -4,10 +4,13 @@ Several threads wait for each other at every product: that costs more than it
 gains where there are many, and several times as much on a machine that is busy.
 """
 
+import math
+
 import numpy as np
 
 ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
 ONE_THREAD_ROW = 9216  # the same for a product of a vector and a matrix
+FEW_COLUMNS = 32  # at a time, below which BLAS is not quicker than a loop
 
 
 def rows_of_one_thread(y):
@@ -21,7 +24,9 @@ def one_thread_will_do(y):
 
 
 def on_one_thread(x, y, out):
-    """Return x y (n, m), written to `out`, by as many rows at a time as BLAS keeps to one thread; at least one.
+    """Return x y (n, m), written to `out`, in blocks as large as BLAS keeps to one thread, and as square as they can be.
+
+    A single row is quickest where y lies by columns, as transposed matrices do, and is not too large.
 
     Examples
     --------
@@ -29,7 +34,26 @@ def on_one_thread(x, y, out):
     array([[3.],
            [3.]])
     """
-    rows = max(rows_of_one_thread(y), 1)
-    for i in range(0, len(x), rows):
-        np.dot(x[i : i + rows], y, out=out[i : i + rows])
+    (n, inner), m = x.shape, y.shape[1]
+    if n == 1 and not one_thread_will_do(y):
+        width = _even(m, (ONE_THREAD_ROW - 1) // max(inner, 1))
+        if width < FEW_COLUMNS or not y.flags.f_contiguous:
+            return np.einsum("ni,im->nm", x, y, out=out)
+        for j in range(0, m, width):
+            np.dot(y.T[j : j + width], x[0], out=out[0, j : j + width])
+        return out
+    at_once = max(ONE_THREAD // max(inner, 1), 1)  # entries of a block
+    width = _even(m, max(at_once // max(n, 1), math.isqrt(at_once)))
+    height = _even(n, at_once // max(width, 1))
+    if height >= n and width >= m:
+        return np.dot(x, y, out=out)
+    for j in range(0, m, width):
+        for i in range(0, n, height):
+            np.matmul(x[i : i + height], y[:, j : j + width], out=out[i : i + height, j : j + width])
     return out
+
+
+def _even(n, most):
+    """Return the size of parts, all about as large and none above `most`, of n things."""
+    parts = max(-(-n // max(most, 1)), 1)
+    return max(-(-n // parts), 1)

@@ -1056,10 +1056,13 @@ def hub(S=150):
     return FiniteMDP(p, next_state, reward, next_state == S - 1, initial=np.eye(S)[3], gamma=0.95, horizon=40)
 
 
-NEVER, ALWAYS = 0, 10**9
+NEVER, EIGHT = 0, lambda S, T: min(8, 2 ** max(T - 1, 1).bit_length() // 2)
 WAYS = {
     "by powers": (chains._by_powers, {"SMALL": 200}),
-    "by powers, four rows at a time": (chains._by_powers, {"SMALL": NEVER, "WORTH": ALWAYS, "ONE_THREAD": 4 * 64**2}),
+    "by powers, in blocks": (
+        chains._by_powers,
+        {"SMALL": NEVER, "most_at_a_time": EIGHT, "ONE_THREAD": 2**12, "ONE_THREAD_ROW": 200},
+    ),
     "by double steps": (chains._by_double_steps, {"SMALL": 200}),
     "together": (chains._together, {}),
     "together, too many for one thread": (chains._together, {"ONE_THREAD_ROW": NEVER}),
@@ -1139,10 +1142,10 @@ def test_long_sweeps_over_merged_chains(mdp):
 
 @pytest.mark.parametrize(("sizes", "way"), [
     ((64, 100, 4, 4, 4), "_by_double_steps"), ((100, 100, 4, 4, 4), "_together"), ((64, 10, 4, 4, 4), "_together"),  # grids
-    ((36, 100, 4, 4, 4), "_by_powers"), ((49, 100, 4, 4, 4), "_by_double_steps"), ((81, 100, 4, 4, 4), "_by_double_steps"),
+    ((25, 100, 4, 4, 4), "_by_powers"), ((49, 100, 4, 4, 4), "_by_double_steps"), ((81, 100, 4, 4, 4), "_together"),
     ((64, 10**5, 4, 4, None), "_by_double_steps"), ((9, 1, 1, 1, 1), "_by_powers"),
     ((400, 1000, 4, 4, 4), "_together"), ((400, 10**4, 4, 4, None), "_by_steps"), ((64, 100, 4, 0, None), "_by_powers"),
-    ((100, 100, 12, 24, 28), "_by_powers"), ((300, 100, 12, 26, 34), "_by_steps"), ((1000, 50, 12, 28, 38), "_by_steps"),  # at random
+    ((100, 100, 12, 24, 28), "_by_powers"), ((100, 50, 12, 24, 28), "_together"), ((300, 100, 12, 26, 34), "_by_steps"), ((1000, 50, 12, 28, 38), "_by_steps"),  # at random
     ((200, 100, 200, 200, 200), "_by_powers"), ((2000, 30, 2000, 2000, None), "_by_powers"), ((150, 40, 2, 0, None), "_by_steps"),
     ((10**5, 100, 4, 4, None), "_by_steps"), ((1, 10**6, 1, 1, 1), "_by_powers"), ((9, 0, 1, 1, None), "_by_steps"),
 ])  # fmt: skip
@@ -1150,10 +1153,28 @@ def test_the_quickest_way_by_sizes(sizes, way):
     assert chains.quickest_of(*sizes).__name__ == way
 
 
+@pytest.mark.parametrize("S", [1, 16, 64, 130])
+@pytest.mark.parametrize("T", [1, 2, 3, 10, 37, 100])
+def test_rows_are_those_of_single_steps_however_many_are_taken_at_a_time(monkeypatch, S, T):
+    rng = np.random.default_rng(0)
+    P, r, start = rng.dirichlet(np.ones(S), size=S), rng.normal(size=S), np.eye(S)[0]
+    expected = [start], [np.zeros(S), r]
+    for _ in range(T - 1):
+        expected[0].insert(0, expected[0][0] @ P)
+        expected[1].append(r + P @ expected[1][-1])
+    powers = [2**k for k in range(max(T - 1, 1).bit_length())]
+    assert chains.most_at_a_time(S, T) in powers
+    for most in powers:
+        monkeypatch.setattr(chains, "most_at_a_time", lambda S, T, most=most: most)
+        assert sum(min(n, T - t) for n, t in chains.blocks(T, most)) == T - 1
+        for found, rows in zip(chains._rows(P, r, start, T), expected, strict=True):
+            assert_exact(found, np.array(rows), T)
+
+
 def test_the_quickest_way_of_a_model():
     lake, at_random = (
         examples.frozen_lake(map="8x8", horizon=100),
-        random_mdp(n_states=300, n_actions=6, horizon=100, rng=0),
+        random_mdp(n_states=1000, n_actions=6, horizon=100, rng=0),
     )
     assert (
         chains.quickest(lake) is chains._by_double_steps

@@ -23,13 +23,11 @@ from functools import lru_cache, partial
 import numpy as np
 
 from reinforce_np.exact import bellman
-from reinforce_np.products import on_one_thread, one_thread_will_do, rows_of_one_thread
+from reinforce_np.products import on_one_thread, one_thread_will_do
 
 SMALL = 96  # states up to which BLAS is left alone with a dense matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
 DENSE = 2  # times the successors of a state: with so many states or fewer it always is
-WORTH = 30_000  # n S³/T up to which it pays to square the dense chain from n to 2n steps at a time
-WORTH_FIRST = 400_000  # the same from 1 to 2: two rows times a matrix take little longer than one
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
 
@@ -87,20 +85,36 @@ def quickest_of(S, T, J, n_entries, L):
     into one (0 where `neighbours` does not list them), and L states beside one (None where they are not looked for)."""
     if S <= DENSE * J:
         return _by_powers
-    ways: dict[Callable, float] = {_by_steps: T * (6500 + 3.1 * S * J)}
+    ways: dict[Callable, float] = {_by_steps: T * (5200 + 2.6 * S * J)}
     if L is not None:
-        ways[_together] = 10_000 + T * (1200 + S * (1.6 * (L + 1) + 0.6 * J))
-    if S <= (MOST_DENSE if most_at_a_time(S, T) > 1 else SMALL):
+        ways[_together] = 10_000 + T * (1000 + S * (1.2 * (L + 1) + 0.5 * J))
+    if S <= MOST_DENSE:
         ways[_by_powers] = _of_rows(S, T)
-    if n_entries and T > 1 and S <= SMALL:
-        ways[_by_double_steps] = _of_rows(S, T // 2) + S**3 / 20 + 10_000 + 3 * S * J * (J + n_entries)
+        if n_entries and T > 1:
+            ways[_by_double_steps] = _of_rows(S, T // 2) + _of_product(S, S) + 6_000 + 3 * S * J * (J + n_entries)
     return min(ways, key=lambda way: ways[way])
 
 
-def _of_rows(S, T):
-    """Return what `_rows`, and the product of what it returns, take."""
-    squarings = most_at_a_time(S, T).bit_length() - 1
-    return (2 * squarings * S**3 + 6 * T * S**2) / 40 + 2500 * (squarings + T / 2**squarings)
+def _of_rows(S, T, squarings=None):
+    """Return what `_rows`, and the product of what it returns, take, going 1, 2, 4, ... steps at a time after so many squarings."""
+    squarings = most_at_a_time(S, T).bit_length() - 1 if squarings is None else squarings
+    most = 2**squarings
+    whole, rest = divmod(max(T - most, 0), most)
+    at_a_time = [2**k for k in range(squarings)] + [rest] * (rest > 0)
+    total = sum(_of_steps(n, S) for n in at_a_time) + whole * _of_steps(most, S)
+    return total + squarings * _of_product(S, S) + _of_product(T, S)
+
+
+def _of_steps(n, S):
+    """Return what n steps at a time, of either recursion, take."""
+    return 2000 + 2 * _of_product(n, S)
+
+
+def _of_product(n, S):
+    """Return what the product of n rows with a dense chain of S states takes."""
+    if n == 1:
+        return 400 + 0.09 * S**2 if S <= SMALL else 1400 + 0.17 * S**2
+    return 500 + S**2 * (0.3 + (0.031 if S <= SMALL else 0.047) * n)
 
 
 def _by_steps(P, r_pi, start, T, mdp):
@@ -200,35 +214,38 @@ def _rows(P, r, start, T):
     S, dtype = len(start), r.dtype
     d, v = np.empty((T, S), dtype=dtype), np.empty((T + 1, S), dtype=dtype)
     d[-1:], v[:1], v[1:2] = start, 0.0, r
-    product, most = _product_of(P), most_at_a_time(S, T)
-    n = t = 1
-    while t < T:
+    product, done = _product_of(P), 1
+    forwards = np.asfortranarray(P) if SMALL < S <= MOST_DENSE else P  # single rows want it by columns
+    for n, t in blocks(T, most_at_a_time(S, T)):
+        if n > done:
+            P, done = product(P, P, out=np.empty_like(P)), n
+            forwards = P
         m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
-        product(d[first + n - m : first + n], P, out=d[first - m : first])
+        product(d[first + n - m : first + n], forwards, out=d[first - m : first])
         values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
         values += v[n]
-        t += m
-        if n < most:  # t is 2n then
-            P, n = product(P, P, out=np.empty_like(P)), 2 * n
     return d, v
+
+
+def blocks(T, most):
+    """Yield (n, t): with n = 1, 2, 4, ..., `most` steps at a time, T steps of which one is known are taken from step t on.
+
+    >>> list(blocks(20, 4))
+    [(1, 1), (2, 2), (4, 4), (4, 8), (4, 12), (4, 16)]
+    """
+    n = t = 1
+    while t < T:
+        yield n, t
+        t += n
+        n = min(2 * n, most)
 
 
 @lru_cache
 def most_at_a_time(S, T):
     """Return how many steps at a time, of T, a dense chain of S states goes in the end: a power of two, as far as it pays to square."""
-    n = 1
-    while 2 * n < T and n * S**3 <= (WORTH if n > 1 else WORTH_FIRST) * T:
-        n *= 2
-    return n
+    return 2 ** min(range(max(T - 1, 1).bit_length()), key=lambda squarings: _of_rows(S, T, squarings))
 
 
 def _product_of(P):
     """Return the function that multiplies rows with a matrix of this size: of few states by BLAS left alone."""
-    return np.dot if len(P) <= SMALL else _product
-
-
-def _product(x, P, out):
-    """Return x P on one thread."""
-    if len(x) == 1 or rows_of_one_thread(P) < 2:
-        return np.einsum("ns,st->nt", x, P, out=out)
-    return on_one_thread(x, P, out)
+    return np.dot if len(P) <= SMALL else on_one_thread

@@ -1,0 +1,38 @@
+"""Products of matrices in blocks that BLAS keeps to one thread."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from reinforce_np import products
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 17, 64])
+@pytest.mark.parametrize("inner", [1, 5, 40, 200])
+@pytest.mark.parametrize("m", [1, 2, 13, 64])
+def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, n, inner, m):
+    sizes = []
+
+    def recording(function):
+        def product(x, y, out):
+            sizes.append(out.size * y.shape[0] if y.ndim == 2 else x.size)
+            return function(x, y, out=out)
+
+        return product
+
+    monkeypatch.setattr(products, "ONE_THREAD", 1000)
+    monkeypatch.setattr(products, "ONE_THREAD_ROW", 100)
+    monkeypatch.setattr(products, "FEW_COLUMNS", 3)
+    recorded = SimpleNamespace(dot=recording(np.dot), matmul=recording(np.matmul), einsum=np.einsum)
+    monkeypatch.setattr(products, "np", recorded)
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(-9, 9, size=(n, inner)).astype(float), rng.integers(-9, 9, size=(inner, m)).astype(float)
+    for left, right in ((x, y), (np.asfortranarray(x), np.asfortranarray(y))):
+        out = np.full((n, m), np.nan)
+        assert products.on_one_thread(left, right, out) is out
+        assert np.array_equal(out, np.einsum("ni,im->nm", x, y))
+    limit = 100 if n == 1 else 1001
+    assert all(size < max(limit, inner + 1) for size in sizes)
+    assert len(sizes) <= 2 * max(1, 4 * -(-n * inner * m // limit))
+    assert sizes or n < 2
