@@ -72,10 +72,13 @@ class Crossings(NamedTuple):
         Entries of the flattened E, for each entry of `Neighbours.into`: J for E Pᵀ, and I for Pᵀ E.
     weights : int array (J + I, J, S)
         The entries of the flattened P that they are multiplied with, which is followed by a zero; the zero where there is none.
+    steps : int array (J, S)
+        The entry of the flattened P for each entry of `Neighbours.into`; the zero where there is none.
     """
 
     cells: np.ndarray
     weights: np.ndarray
+    steps: np.ndarray
 
 
 def _read_only(arrays):
@@ -307,7 +310,7 @@ class FiniteMDP:
         >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
         ...                             initial=0, gamma=0.9, horizon=4)
         >>> P, E, into = np.array([0.2, 0.8, 0.0, 1.0, 0.0]), np.array([[1.0, 2.0], [3.0, 4.0]]), mdp.neighbours.into
-        >>> cells, weights = mdp.crossings
+        >>> cells, weights, _ = mdp.crossings
         >>> found, P = (E.take(cells) * P.take(weights)).sum(axis=0), P[:4].reshape(2, 2)
         >>> np.allclose(found, np.take_along_axis(E @ P.T + P.T @ E, into.T, axis=1).T)
         True
@@ -320,7 +323,7 @@ class FiniteMDP:
             np.where(leads[:, into], into * S + onward, S * S),
             np.broadcast_to(np.where(entered_by < into.size, entered_from * S + s, S * S)[:, None], (len(entered_by), *into.shape)),
         ])  # fmt: skip
-        return _read_only(Crossings(cells, weights))
+        return _read_only(Crossings(cells, weights, np.where(leads, s * S + into, S * S)))
 
     @cached_property
     def _leads(self):

@@ -91,7 +91,7 @@ def quickest_of(S, T, J, n_entries, L):
     if S <= MOST_DENSE:
         ways[_by_powers] = _of_rows(S, T)
         if n_entries and T > 1:
-            ways[_by_double_steps] = _of_rows(S, T // 2) + _of_product(S, S) + 6_000 + 3 * S * J * (J + n_entries)
+            ways[_by_double_steps] = _of_rows(S, T // 2) + 12_000 + 4 * S * J * (J + n_entries)
     return min(ways, key=lambda way: ways[way])
 
 
@@ -189,13 +189,15 @@ def _by_double_steps(P, r_pi, start, T, mdp):
 
     where few entries of either product are wanted, each of which is a few terms. Where T is odd the first step is by itself.
     """
-    S, flat, into, (cells, weights) = len(start), P, mdp.neighbours.into, mdp.crossings
-    P = P[:-1].reshape(S, S)
+    S, flat, into, (cells, weights, steps) = len(start), P, mdp.neighbours.into, mdp.crossings
+    P, weights = P[:-1].reshape(S, S), flat.take(weights)
+    twice = bellman.summed(cells[: len(into)], S * S)(weights[: len(into)] * flat.take(steps)).reshape(S, S)  # P P
     first = start.dot(P) if T % 2 else start
-    d, v = _rows(P.dot(P), r_pi + P.dot(r_pi), first, T // 2)
+    d, v = _rows(twice, r_pi + P.dot(r_pi), first, T // 2)
     once = _adding_rows(d)(d)  # Σ_t d_t
     E = d.T.dot(v[:-1])
-    M = np.einsum("ijs,ijs->js", E.take(cells), flat.take(weights))
+    weights *= E.take(cells)
+    M = _adding_rows(weights)(weights.reshape(len(weights), -1)).reshape(into.shape)
     M += once * r_pi.take(into)
     visits = once + once.dot(P)
     if T % 2:
