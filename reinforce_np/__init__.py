@@ -10,7 +10,7 @@ agrees with it.
 Data flows down this list, imports never up:
 
     parallel, products            jobs on any executor, in order; products of matrices on one thread
-    graph, tables, files, mdp     the model, as data
+    graph, neighbours, tables, files, mdp   the model, as data
     examples                      small models whose answers are known on paper
     policies                      softmax policies with hand-written scores
     trajectories                  the record every estimator reads

@@ -4,11 +4,11 @@ import dataclasses
 import os
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 
 from reinforce_np import arguments, files, tables
+from reinforce_np.neighbours import Neighbours
 
 LARGEST_REWARD = 1e300  # so that values are not infinite after a step
 
@@ -23,86 +23,6 @@ def _rewards(reward, shape):
             f"(at most {LARGEST_REWARD:g})"
         )
     return reward
-
-
-class Neighbours(NamedTuple):
-    """Where each state can lead and from where it is entered, whatever is done: outcomes merged by next state.
-
-    Parameters
-    ----------
-    into : int array (J, S)
-        The distinct next states of each state, J at most; columns are filled up with the state itself.
-    pair : int array (S, A, K)
-        Which entry of the flattened `into` each outcome leads to, for every outcome after which the episode
-        can go on; any entry of the same state for the others.
-    entered_by, entered_from : int array (I, S)
-        The entries of the flattened `into` that name this state, and the states they start from; columns are
-        filled up with ``into.size`` and 0. A state entered from many others makes I large: above ``2·J + 8``
-        the arrays have no rows.
-    """
-
-    into: np.ndarray
-    pair: np.ndarray
-    entered_by: np.ndarray
-    entered_from: np.ndarray
-
-
-class Adjacent(NamedTuple):
-    """The states beside each state: those it can lead to and those it is entered from, whatever is done.
-
-    Parameters
-    ----------
-    beside : int array (L, S)
-        Distinct states beside each state, L at most; columns are filled up with the state itself.
-    between : int array (L, S, 2)
-        The entries of the flattened `Neighbours.into` that lead from there to here, and from here to there;
-        ``into.size`` where none does.
-    """
-
-    beside: np.ndarray
-    between: np.ndarray
-
-
-class Crossings(NamedTuple):
-    """Which entries of two (S, S) matrices make E Pᵀ + Pᵀ E where a state leads: their products, summed over the first axis.
-
-    Parameters
-    ----------
-    cells : int array (J + I, J, S)
-        Entries of the flattened E, for each entry of `Neighbours.into`: J for E Pᵀ, and I for Pᵀ E.
-    weights : int array (J + I, J, S)
-        The entries of the flattened P that they are multiplied with, which is followed by a zero; the zero where there is none.
-    steps : int array (J, S)
-        The entry of the flattened P for each entry of `Neighbours.into`; the zero where there is none.
-    """
-
-    cells: np.ndarray
-    weights: np.ndarray
-    steps: np.ndarray
-
-
-def _read_only(arrays):
-    """Return the arrays, which are kept with a model, so that nobody writes into them."""
-    for array in arrays:
-        array.setflags(write=False)
-    return arrays
-
-
-def _distinct(states, counted):
-    """Return the distinct counted states of each row (S, N), filled up with the row's own, as (J, S), and the place
-    of each entry in that array, flattened."""
-    S = len(states)
-    following = np.where(counted, states, S)  # S: nowhere, sorted last
-    order = np.argsort(following, axis=1, kind="stable")
-    following = np.take_along_axis(following, order, axis=1)
-    rank = np.zeros_like(order)
-    np.cumsum(following[:, 1:] != following[:, :-1], axis=1, out=rank[:, 1:])
-    s, i = np.nonzero(following < S)
-    distinct = np.tile(np.arange(S), (int(rank[s, i].max(initial=0)) + 1, 1))
-    distinct[rank[s, i], s] = following[s, i]
-    place = np.tile(np.arange(S)[:, None], (1, order.shape[1]))
-    place[s, order[s, i]] += rank[s, i] * S
-    return distinct, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,86 +172,10 @@ class FiniteMDP:
         --------
         >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
         ...                             initial=0, gamma=0.9, horizon=4)
-        >>> into, pair, entered_by, entered_from = mdp.neighbours
-        >>> into.T.tolist(), pair.tolist()
+        >>> mdp.neighbours.into.T.tolist(), mdp.neighbours.pair.tolist()
         ([[0, 1], [1, 1]], [[[0, 2], [2, 0]], [[1, 1], [1, 1]]])
-        >>> entered_by.T.tolist(), entered_from.T.tolist()
-        ([[0, 4], [1, 2]], [[0, 0], [1, 0]])
         """
-        S, shape = self.n_states, self.probability.shape
-        goes_on = (self.continuation > 0).reshape(S, -1)
-        into, pair = _distinct(self.next_state.reshape(S, -1), goes_on)
-        used = np.zeros(into.size, dtype=bool)
-        used[pair[goes_on]] = True
-        used = np.flatnonzero(used)
-        used = used[np.argsort(into.ravel()[used], kind="stable")]
-        target = into.ravel()[used]
-        rank = np.arange(len(used)) - np.searchsorted(target, target)
-        n_entries = int(rank.max(initial=0)) + 1
-        entered_by = np.full((n_entries if n_entries <= 2 * len(into) + 8 else 0, S), into.size)
-        if len(entered_by):
-            entered_by[rank, target] = used
-        return _read_only(Neighbours(into, pair.reshape(shape), entered_by, entered_by % S))
-
-    @cached_property
-    def cells(self):
-        """Entry of a flattened (S, S) matrix to which each outcome leads, s·S + s', shape (S, A, K)."""
-        cells = self.next_state + self.n_states * np.arange(self.n_states)[:, None, None]
-        cells.setflags(write=False)
-        return cells
-
-    @cached_property
-    def adjacent(self):
-        """States beside each state, found once per model where `neighbours` says from where each is entered: an `Adjacent`.
-
-        Examples
-        --------
-        >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
-        ...                             initial=0, gamma=0.9, horizon=4)
-        >>> beside, between = mdp.adjacent
-        >>> beside.T.tolist(), between[..., 0].T.tolist(), between[..., 1].T.tolist()
-        ([[0, 1], [0, 1]], [[0, 4], [2, 1]], [[0, 2], [4, 1]])
-        """
-        into, _, entered_by, entered_from = self.neighbours
-        entered, leads = entered_by < into.size, self._leads
-        beside, place = _distinct(np.concatenate([entered_from, into]).T, np.concatenate([entered, leads]).T)
-        here, there = place.T[: len(entered_by)], place.T[len(entered_by) :]
-        between = np.full((beside.size, 2), into.size)
-        between[here[entered], 0] = entered_by[entered]
-        between[there[leads], 1] = np.flatnonzero(leads)
-        return _read_only(Adjacent(beside, between.reshape(*beside.shape, 2)))
-
-    @cached_property
-    def crossings(self):
-        """Ways to cross from a state to a successor's in two matrices, found once per model: a `Crossings`.
-
-        Examples
-        --------
-        >>> mdp = FiniteMDP.from_tables([[[0.5, 0.5], [0.0, 1.0]], [[0.0, 1.0], [0.0, 1.0]]], 0.0, layout="SAS",
-        ...                             initial=0, gamma=0.9, horizon=4)
-        >>> P, E, into = np.array([0.2, 0.8, 0.0, 1.0, 0.0]), np.array([[1.0, 2.0], [3.0, 4.0]]), mdp.neighbours.into
-        >>> cells, weights, _ = mdp.crossings
-        >>> found, P = (E.take(cells) * P.take(weights)).sum(axis=0), P[:4].reshape(2, 2)
-        >>> np.allclose(found, np.take_along_axis(E @ P.T + P.T @ E, into.T, axis=1).T)
-        True
-        """
-        into, _, entered_by, entered_from = self.neighbours
-        S, s, leads = self.n_states, np.arange(self.n_states), self._leads
-        onward = into[:, into]  # (J, J, S): the successors of each successor of a state
-        cells = np.concatenate([s * S + onward, entered_from[:, None] * S + into])
-        weights = np.concatenate([
-            np.where(leads[:, into], into * S + onward, S * S),
-            np.broadcast_to(np.where(entered_by < into.size, entered_from * S + s, S * S)[:, None], (len(entered_by), *into.shape)),
-        ])  # fmt: skip
-        return _read_only(Crossings(cells, weights, np.where(leads, s * S + into, S * S)))
-
-    @cached_property
-    def _leads(self):
-        """Which entries of `neighbours.into` are next states, and not there to fill up, where `entered_by` says so, (J, S)."""
-        into, _, entered_by, _ = self.neighbours
-        leads = np.zeros(into.size, dtype=bool)
-        leads[entered_by[entered_by < into.size]] = True
-        return leads.reshape(into.shape)
+        return Neighbours.of(self.next_state, self.continuation > 0)
 
     def replace(self, **changes):
         """Return a copy with some fields changed, validated anew.
@@ -344,13 +188,7 @@ class FiniteMDP:
         """
         other = dataclasses.replace(self, **changes)
         if changes.keys().isdisjoint(("probability", "next_state", "terminated")):  # what these are found from
-            vars(other).update(
-                {
-                    x: vars(self)[x]
-                    for x in ("continuation", "neighbours", "cells", "adjacent", "crossings")
-                    if x in vars(self)
-                }
-            )
+            vars(other).update({x: vars(self)[x] for x in ("continuation", "neighbours") if x in vars(self)})
         return other
 
     @classmethod

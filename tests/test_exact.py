@@ -1063,7 +1063,7 @@ WAYS = {
         chains._by_powers,
         {"SMALL": NEVER, "most_at_a_time": EIGHT, "ONE_THREAD": 2**12, "ONE_THREAD_ROW": 200},
     ),
-    "by double steps": (chains._by_double_steps, {"SMALL": 200}),
+    "by double steps": (chains._by_double_steps, {}),
     "together": (chains._together, {}),
     "together, too many for one thread": (chains._together, {"ONE_THREAD_ROW": NEVER}),
     "by steps": (chains._by_steps, {}),
@@ -1076,9 +1076,11 @@ def along(way):
     function, constants = WAYS[way]
 
     def wanted(mdp):
-        gathers = function in (chains._together, chains._by_double_steps)
-        impossible = gathers and not (len(mdp.neighbours.entered_by) and mdp.horizon)
-        return chains._by_steps if impossible else function
+        links, least = mdp.neighbours, {chains._together: 1, chains._by_double_steps: 2}
+        if function not in least:
+            return function
+        gathers = len(links.entered_by) and (function is chains._together or len(links.twice.neighbours.entered_by))
+        return function if gathers and (mdp.horizon or 0) >= least[function] else chains._by_steps
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chains, "quickest", wanted)
@@ -1118,36 +1120,30 @@ def test_long_sweeps_over_merged_chains(mdp):
             for policies in (pi, pi * (1 + 1e-3j)):
                 assert_the_chain_gives_what_the_steps_give(mdp, policies)
     assert_the_chain_gives_what_the_steps_give(mdp, np.stack([pi, pi[::-1]], axis=-1))
-    into, pair, entered_by, entered_from = mdp.neighbours
+    links = mdp.neighbours
+    into, pair, entered_by, entered_from = links.into, links.pair, links.entered_by, links.entered_from
     s, a, k = np.nonzero(mdp.continuation)
     assert np.array_equal(into.ravel()[pair[s, a, k]], mdp.next_state[s, a, k])
     assert len(into) <= mdp.n_actions * mdp.n_outcomes and len(entered_by) <= 2 * len(into) + 8
     assert (len(entered_by) == 0) == (mdp.n_states == 150)
     for i, j in zip(*np.nonzero(entered_by < into.size), strict=True):
         assert into.ravel()[entered_by[i, j]] == j and entered_by[i, j] % mdp.n_states == entered_from[i, j]
-    beside, between = mdp.adjacent
+    beside, between = links.adjacent
     for way, (before, after) in enumerate([(beside, np.arange(mdp.n_states)), (np.arange(mdp.n_states), beside)]):
         before, after = np.broadcast_arrays(before, after)
         there = between[..., way] < into.size
         assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
         assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
-    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {
-        "neighbours",
-        "adjacent",
-        "cells",
-        "crossings",
-        "continuation",
-    }
+    assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "continuation"}
 
 
 @pytest.mark.parametrize(("sizes", "way"), [
-    ((64, 100, 4, 4, 4), "_by_double_steps"), ((100, 100, 4, 4, 4), "_together"), ((64, 10, 4, 4, 4), "_together"),  # grids
-    ((25, 100, 4, 4, 4), "_by_powers"), ((49, 100, 4, 4, 4), "_by_double_steps"), ((81, 100, 4, 4, 4), "_together"),
-    ((64, 10**5, 4, 4, None), "_by_double_steps"), ((9, 1, 1, 1, 1), "_by_powers"),
-    ((400, 1000, 4, 4, 4), "_together"), ((400, 10**4, 4, 4, None), "_by_steps"), ((64, 100, 4, 0, None), "_by_powers"),
-    ((100, 100, 12, 24, 28), "_by_powers"), ((100, 50, 12, 24, 28), "_together"), ((300, 100, 12, 26, 34), "_by_steps"), ((1000, 50, 12, 28, 38), "_by_steps"),  # at random
-    ((200, 100, 200, 200, 200), "_by_powers"), ((2000, 30, 2000, 2000, None), "_by_powers"), ((150, 40, 2, 0, None), "_by_steps"),
-    ((10**5, 100, 4, 4, None), "_by_steps"), ((1, 10**6, 1, 1, 1), "_by_powers"), ((9, 0, 1, 1, None), "_by_steps"),
+    ((64, 100, 4, 4, 9, 9), "_by_double_steps"), ((100, 100, 4, 4, 9, 9), "_by_double_steps"), ((64, 10, 4, 4, 9, 9), "_together"),  # grids
+    ((36, 100, 4, 4, 9, 9), "_by_powers"), ((144, 100, 4, 4), "_together"), ((64, 10**5, 4), "_by_powers"), ((9, 1, 1, 1, 1, 1), "_by_powers"),
+    ((400, 1000, 4, 4), "_together"), ((400, 10**4, 4), "_by_steps"), ((64, 100, 4), "_by_powers"),
+    ((100, 100, 12, 24), "_together"), ((80, 100, 12, 24), "_by_powers"), ((300, 100, 12, 34), "_together"), ((1000, 50, 12, 38), "_by_steps"),  # at random
+    ((200, 100, 200, 200), "_by_powers"), ((2000, 30, 2000), "_by_powers"), ((150, 40, 2), "_by_steps"),
+    ((10**5, 100, 4), "_by_steps"), ((1, 10**6, 1, 1), "_by_powers"), ((9, 0, 1, 1, 1, 1), "_by_steps"),
 ])  # fmt: skip
 def test_the_quickest_way_by_sizes(sizes, way):
     assert chains.quickest_of(*sizes).__name__ == way
@@ -1166,9 +1162,26 @@ def test_rows_are_those_of_single_steps_however_many_are_taken_at_a_time(monkeyp
     assert chains.most_at_a_time(S, T) in powers
     for most in powers:
         monkeypatch.setattr(chains, "most_at_a_time", lambda S, T, most=most: most)
-        assert sum(min(n, T - t) for n, t in chains.blocks(T, most)) == T - 1
         for found, rows in zip(chains._rows(P, r, start, T), expected, strict=True):
             assert_exact(found, np.array(rows), T)
+
+
+@pytest.mark.parametrize("T", [2, 3, 10, 37])
+@pytest.mark.parametrize("way", [function for function, _ in WAYS.values() if function is not chains._by_steps])
+def test_every_way_gives_visits_and_pairs_and_values(way, T):
+    mdp = examples.frozen_lake(map="4x4", gamma=0.9)
+    links, rng = mdp.neighbours, np.random.default_rng(0)
+    pi, r, start = rng.dirichlet(np.ones(4), size=16), rng.normal(size=16), rng.dirichlet(np.ones(16))
+    P = bellman.summed(links.pair, links.into.size + 1)(pi[:, :, None] * mdp.continuation)
+    expected = chains._by_steps(P, r, start, T, links)
+    for found, by_steps in zip(way(P, r, start, T, links), expected, strict=True):
+        led = links.leads if found.ndim == 2 else ...  # nothing reads the others
+        assert_exact(found[led], by_steps[led], T**2)
+    dense = np.zeros((16, 16))
+    np.add.at(dense.ravel(), links.cells, P[:-1].reshape(links.into.shape))
+    values = sum(np.linalg.matrix_power(dense, t) @ r for t in range(T))
+    assert_exact(expected[2], values, T)
+    assert_exact(expected[0], sum(start @ np.linalg.matrix_power(dense, t) for t in range(T)), T)
 
 
 def test_the_quickest_way_of_a_model():
@@ -1186,7 +1199,7 @@ def test_the_quickest_way_of_a_model():
 
 def test_a_changed_model_keeps_the_tables_it_can_and_no_others():
     model = examples.referee()
-    tables = ("neighbours", "adjacent", "crossings", "continuation")
+    tables = ("neighbours", "continuation")
     kept = [getattr(model, name) for name in tables]
     assert all(
         getattr(model.replace(gamma=0.5, reward=-model.reward), name) is x for name, x in zip(tables, kept, strict=True)
@@ -1197,8 +1210,8 @@ def test_a_changed_model_keeps_the_tables_it_can_and_no_others():
         changed = model.replace(**change)
         fresh = pickle.loads(pickle.dumps(changed))  # nothing derived
         assert np.array_equal(changed.continuation, fresh.continuation)
-        for x, y in zip(changed.neighbours, fresh.neighbours, strict=True):
-            assert np.array_equal(x, y)
+        for name in ("into", "pair", "entered_by", "entered_from"):
+            assert np.array_equal(getattr(changed.neighbours, name), getattr(fresh.neighbours, name))
         assert not np.array_equal(changed.neighbours.pair, model.neighbours.pair)
     magnitudes = model.magnitudes
     assert magnitudes.neighbours is kept[0] and not magnitudes.reward.flags.writeable

@@ -29,6 +29,7 @@ SMALL = 96  # states up to which BLAS is left alone with a dense matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
 DENSE = 2  # times the successors of a state: with so many states or fewer it always is
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
+TWICE = 2**13  # S J² up to which that may be done by two steps at once
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
 
 
@@ -50,17 +51,13 @@ def visited_values(mdp, pi, r, gamma):
     -------
     array (S, A, ...)
     """
-    S, T, batch = mdp.n_states, mdp.horizon, pi.shape[2:]
-    way, pair, n_pairs = _by_steps if batch else quickest(mdp), mdp.neighbours.pair, mdp.neighbours.into.size
-    dense = way in (_by_powers, _by_double_steps)
+    T, batch, links = mdp.horizon, pi.shape[2:], mdp.neighbours
+    way = _by_steps if batch else quickest(mdp)
     p = bellman.trailing(gamma * mdp.continuation, len(batch))
-    adding_up = bellman.summed(mdp.cells, S * S + 1) if dense else bellman.summed(pair, n_pairs + 1)
-    P = adding_up(pi[:, :, None] * p)  # the last is zero: of no pair
+    P = bellman.summed(links.pair, links.into.size + 1)(pi[:, :, None] * p)  # the last is zero: of no pair
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
-    d, M = way(P, r_pi, start, T, mdp)
-    if way is _by_powers:
-        pair, n_pairs = mdp.cells, S * S
-    following = M.reshape(n_pairs, *batch).take(pair, axis=0)
+    d, M, _ = way(P, r_pi, start, T, links)
+    following = M.reshape(links.into.size, *batch).take(links.pair, axis=0)
     return d[:, None] * r + np.einsum("sak...,sak...->sa...", p, following)
 
 
@@ -74,25 +71,35 @@ def visited_values_by_outcomes(mdp, pi, r, gamma):
 
 def quickest(mdp):
     """Return the way that takes the least time for one policy."""
-    into, _, entered_by, _ = mdp.neighbours
-    (J, S), T, n_entries = into.shape, mdp.horizon, len(entered_by)
-    return quickest_of(S, T, J, n_entries, len(mdp.adjacent.beside) if n_entries and T * S * J <= TOGETHER else None)
+    links, T = mdp.neighbours, mdp.horizon
+    J, S = links.into.shape
+    n_entries = len(links.entered_by)
+    beside = [len(links.adjacent.beside)] if n_entries and T * S * J <= TOGETHER else []
+    if beside and S * J**2 <= TWICE and len(links.twice.neighbours.entered_by):
+        twice = links.twice.neighbours
+        beside.extend([len(twice.into), len(twice.adjacent.beside)])
+    return quickest_of(S, T, J, *beside)
 
 
 @lru_cache
-def quickest_of(S, T, J, n_entries, L):
-    """Return the same, by nanoseconds once measured: for S states, T steps, and at most J successors of a state, n_entries ways
-    into one (0 where `neighbours` does not list them), and L states beside one (None where they are not looked for)."""
+def quickest_of(S, T, J, L=None, J2=None, L2=None):
+    """Return the same, by nanoseconds once measured: for S states, T steps, at most J successors of a state, L states beside one,
+    and J2 and L2 if steps are taken by two (None where they are not looked for)."""
     if S <= DENSE * J:
         return _by_powers
     ways: dict[Callable, float] = {_by_steps: T * (5200 + 2.6 * S * J)}
-    if L is not None:
-        ways[_together] = 10_000 + T * (1000 + S * (1.2 * (L + 1) + 0.5 * J))
     if S <= MOST_DENSE:
         ways[_by_powers] = _of_rows(S, T)
-        if n_entries and T > 1:
-            ways[_by_double_steps] = _of_rows(S, T // 2) + 12_000 + 4 * S * J * (J + n_entries)
+    if L is not None:
+        ways[_together] = _of_steps_together(S, T, J, L)
+    if J2 is not None and T > 1:
+        ways[_by_double_steps] = _of_steps_together(S, T // 2, J2, L2) + 15_000 + 8 * S * J**2
     return min(ways, key=lambda way: ways[way])
+
+
+def _of_steps_together(S, T, J, L):
+    """Return what `_together` takes."""
+    return 10_000 + T * (1000 + S * (L + 1 + 0.45 * J))
 
 
 def _of_rows(S, T, squarings=None):
@@ -117,10 +124,10 @@ def _of_product(n, S):
     return 500 + S**2 * (0.3 + (0.031 if S <= SMALL else 0.047) * n)
 
 
-def _by_steps(P, r_pi, start, T, mdp):
-    """Return Σ_t d_t and M: one sweep forwards, and one backwards over the pairs of a state and its successor."""
-    into, _, entered_by, entered_from = mdp.neighbours
-    d = np.empty((T, *r_pi.shape), dtype=P.dtype)
+def _by_steps(P, r, start, T, links):
+    """Return Σ_t d_t, M and V_0: one sweep forwards, and one backwards over the pairs of a state and its successor."""
+    into, entered_by, entered_from = links.into, links.entered_by, links.entered_from
+    d = np.empty((T, *r.shape), dtype=P.dtype)
     d[:1] = start
     entering, P = P[entered_by], P[:-1].reshape(*into.shape, *P.shape[1:])
     arrive, index = bellman.summed(into, len(start)), entered_from.copy()  # `take` copies a read-only one at every call
@@ -129,28 +136,28 @@ def _by_steps(P, r_pi, start, T, mdp):
             np.einsum("is...,is...->s...", entering, d[t - 1].take(index, axis=0), out=d[t])
         else:
             d[t] = arrive(P * d[t - 1])
-    V, M, index = np.zeros_like(r_pi), np.zeros_like(P, dtype=r_pi.dtype), into.copy()
+    V, M, index = np.zeros_like(r), np.zeros_like(P, dtype=r.dtype), into.copy()
     for t in reversed(range(T)):
         ahead = V.take(index, axis=0)
-        V = r_pi + np.einsum("js...,js...->s...", P, ahead)
+        V = r + np.einsum("js...,js...->s...", P, ahead)
         ahead *= d[t]
         M += ahead
-    return d.sum(axis=0), M
+    return d.sum(axis=0), M, V
 
 
-def _together(P, r_pi, start, T, mdp):
+def _together(P, r, start, T, links):
     """Return the same for few states: both sweeps as one, because what takes the time is the number of calls.
 
-    D_t = Σ_{u<=t} d_u and w_t = Pᵗ r_π follow from those of one step before, and V_t is Σ_{i<T−t} w_i, so
+    D_t = Σ_{u<=t} d_u and w_t = Pᵗ r follow from those of one step before, and V_t is Σ_{i<T−t} w_i, so
 
         D_{t+1}(s) = start(s) + Σ_s' P(s',s) D_t(s'),        M(s,j) = Σ_t w_t(j) D_{T−2−t}(s).
 
     D_t(s) and w_t(s) lie side by side: one gather from the states beside s serves both. `start` is one more term.
     """
-    into, (beside, between) = mdp.neighbours.into, mdp.adjacent
-    (L, S), J, dtype = beside.shape, len(into), np.result_type(P, r_pi)
+    into, (beside, between) = links.into, links.adjacent
+    (L, S), J, dtype = beside.shape, len(into), np.result_type(P, r)
     x, terms = np.empty((T, S + APART, 2), dtype=dtype), np.zeros((L + 1, 2 * S), dtype=dtype)
-    x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r_pi, start
+    x[0, :S, 0], x[0, :S, 1], terms[L, ::2] = start, r, start
     x, rows = x[:, :S], x.reshape(T, -1)[:, : 2 * S]
     weight, flows = P.take(between).reshape(L, 2 * S), terms[:L]
     beside = beside.copy()  # `take` copies a read-only index, at every call
@@ -163,7 +170,32 @@ def _together(P, r_pi, start, T, mdp):
     D, w, ahead = room[0], room[1], room[2:]
     D[:], w[:] = x[-2::-1, :, 0].T, x[:-1, :, 1].T
     w.take(into, 0, ahead, "clip")
-    return x[-1, :, 0], np.matmul(ahead[:, :, None], D[:, :, None])[..., 0, 0]
+    M = np.matmul(ahead[:, :, None], D[:, :, None])[..., 0, 0]
+    return x[-1, :, 0], M, w.sum(axis=1) + x[-1, :, 1]
+
+
+def _by_double_steps(P, r, start, T, links):
+    """Return the same, two steps at a time: M follows from what those give.
+
+    With t = 0, 2, 4, ... and E = Σ_t d_t V_{t+2}ᵀ, of the chain that takes two steps at once,
+
+        Σ_t (d_t V_{t+1}ᵀ + d_{t+1} V_{t+2}ᵀ) = Σ_t d_t rᵀ + E Pᵀ + Pᵀ E,
+
+    where few entries of either product are wanted, each of which is a few terms. Where T is odd the first step is by itself.
+    """
+    into, (twice, cells, weights) = links.into, links.twice
+    J, weights, step = len(into), P.take(weights), P[:-1].reshape(into.shape)
+    two_steps = bellman.summed(cells[:J], twice.into.size + 1)(weights[:J] * step)
+    first = bellman.summed(into, len(start))(step * start) if T % 2 else start
+    d, E, V = _together(two_steps, r + np.einsum("js,js->s", step, r.take(into)), first, T // 2, twice)
+    weights *= E.take(cells)
+    M = _adding_rows(weights)(weights.reshape(len(weights), -1)).reshape(into.shape)
+    M += d * r.take(into)
+    ahead = V.take(into)
+    visits = d + bellman.summed(into, len(start))(step * d)
+    if T % 2:
+        M, visits, V = M + start * ahead, visits + start, r + np.einsum("js,js->s", step, ahead)
+    return visits, M, V
 
 
 def _adding_rows(terms):
@@ -173,37 +205,11 @@ def _adding_rows(terms):
     return partial(np.add.reduce, axis=0)
 
 
-def _by_powers(P, r_pi, start, T, mdp):
+def _by_powers(P, r, start, T, links):
     """Return the same for a chain so small that it is a dense matrix: n steps at a time by its n-th power."""
-    P = P[:-1].reshape(len(start), -1)
-    d, v = _rows(P, r_pi, start, T)
-    return _adding_rows(d)(d), _product_of(P)(d.T, v[:T], out=np.empty_like(P))
-
-
-def _by_double_steps(P, r_pi, start, T, mdp):
-    """Return the same, M for the pairs of a state and its successor alone: every other step follows from the one before.
-
-    With t = 0, 2, 4, ... and E = Σ_t d_t V_{t+2}ᵀ, of the chain that takes two steps at once,
-
-        Σ_t (d_t V_{t+1}ᵀ + d_{t+1} V_{t+2}ᵀ) = Σ_t d_t r_πᵀ + E Pᵀ + Pᵀ E,
-
-    where few entries of either product are wanted, each of which is a few terms. Where T is odd the first step is by itself.
-    """
-    S, flat, into, (cells, weights, steps) = len(start), P, mdp.neighbours.into, mdp.crossings
-    P, weights = P[:-1].reshape(S, S), flat.take(weights)
-    twice = bellman.summed(cells[: len(into)], S * S)(weights[: len(into)] * flat.take(steps)).reshape(S, S)  # P P
-    first = start.dot(P) if T % 2 else start
-    d, v = _rows(twice, r_pi + P.dot(r_pi), first, T // 2)
-    once = _adding_rows(d)(d)  # Σ_t d_t
-    E = d.T.dot(v[:-1])
-    weights *= E.take(cells)
-    M = _adding_rows(weights)(weights.reshape(len(weights), -1)).reshape(into.shape)
-    M += once * r_pi.take(into)
-    visits = once + once.dot(P)
-    if T % 2:
-        visits += start
-        M += start * v[-1].take(into)
-    return visits, M
+    P = bellman.summed(links.cells, len(start) ** 2)(P[:-1]).reshape(len(start), -1)
+    d, v = _rows(P, r, start, T)
+    return _adding_rows(d)(d), _product_of(len(P))(d.T, v[:T], out=np.empty_like(P)).take(links.cells), v[T]
 
 
 def _rows(P, r, start, T):
@@ -216,30 +222,41 @@ def _rows(P, r, start, T):
     S, dtype = len(start), r.dtype
     d, v = np.empty((T, S), dtype=dtype), np.empty((T + 1, S), dtype=dtype)
     d[-1:], v[:1], v[1:2] = start, 0.0, r
-    product, done = _product_of(P), 1
+    product = _product_of(S)
     forwards = np.asfortranarray(P) if SMALL < S <= MOST_DENSE else P  # single rows want it by columns
-    for n, t in blocks(T, most_at_a_time(S, T)):
-        if n > done:
-            P, done = product(P, P, out=np.empty_like(P)), n
-            forwards = P
-        m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
-        product(d[first + n - m : first + n], forwards, out=d[first - m : first])
-        values = product(v[t - n + 1 : t - n + 1 + m], P.T, out=v[t + 1 : t + 1 + m])
+    for n, squared, from_d, to_d, from_v, to_v in plan(T, most_at_a_time(S, T)):
+        if squared:
+            P = forwards = product(P, P, out=np.empty_like(P))
+        product(d[from_d], forwards, out=d[to_d])
+        values = product(v[from_v], P.T, out=v[to_v])
         values += v[n]
     return d, v
 
 
-def blocks(T, most):
-    """Yield (n, t): with n = 1, 2, 4, ..., `most` steps at a time, T steps of which one is known are taken from step t on.
+@lru_cache
+def plan(T, most):
+    """Return in which blocks `_rows` goes, with 1, 2, 4, ..., `most` steps at a time: how many at a time, whether P is to be squared
+    before, and from which rows of d and of v which follow.
 
-    >>> list(blocks(20, 4))
-    [(1, 1), (2, 2), (4, 4), (4, 8), (4, 12), (4, 16)]
+    >>> for n, squared, from_d, to_d, from_v, to_v in plan(6, 2):
+    ...     print(n, squared, from_d, to_d, from_v, to_v)
+    1 False slice(5, 6, None) slice(4, 5, None) slice(1, 2, None) slice(2, 3, None)
+    2 True slice(4, 6, None) slice(2, 4, None) slice(1, 3, None) slice(3, 5, None)
+    2 False slice(2, 4, None) slice(0, 2, None) slice(3, 5, None) slice(5, 7, None)
     """
-    n = t = 1
+    blocks, n, t, squared = [], 1, 1, False
     while t < T:
-        yield n, t
-        t += n
+        m, first = min(n, T - t), T - t  # d_t is kept in row T − 1 − t, where M wants it
+        rows = (
+            slice(first + n - m, first + n),
+            slice(first - m, first),
+            slice(t - n + 1, t - n + 1 + m),
+            slice(t + 1, t + 1 + m),
+        )
+        blocks.append((n, squared, *rows))
+        t, squared = t + m, n < most
         n = min(2 * n, most)
+    return blocks
 
 
 @lru_cache
@@ -248,6 +265,6 @@ def most_at_a_time(S, T):
     return 2 ** min(range(max(T - 1, 1).bit_length()), key=lambda squarings: _of_rows(S, T, squarings))
 
 
-def _product_of(P):
-    """Return the function that multiplies rows with a matrix of this size: of few states by BLAS left alone."""
-    return np.dot if len(P) <= SMALL else on_one_thread
+def _product_of(S):
+    """Return the function that multiplies matrices of so many states: if they are few, by BLAS left alone."""
+    return np.dot if S <= SMALL else on_one_thread

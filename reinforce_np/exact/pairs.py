@@ -44,7 +44,7 @@ class Pairs:
 
     def __init__(self, trace):
         self.trace, mdp = trace, trace.mdp
-        into, pair, *_ = mdp.neighbours
+        into, pair = mdp.neighbours.into, mdp.neighbours.pair
         S, A, J = self.shape = mdp.n_states, mdp.n_actions, len(into)
         self.into = np.ascontiguousarray(into.T)
         row = np.arange(S * A).reshape(S, A, 1)

@@ -88,7 +88,7 @@ class _Pairs:
     """
 
     def __init__(self, mdp, W, rewards, centre):
-        into, pair, *_ = mdp.neighbours
+        into, pair = mdp.neighbours.into, mdp.neighbours.pair
         S, A, J = self.shape = mdp.n_states, mdp.n_actions, len(into)
         self.into, self.horizon, self.gamma = np.ascontiguousarray(into.T), mdp.horizon, mdp.gamma
         self.at_once = max(OUTCOMES // W.size, 1)
