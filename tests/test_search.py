@@ -24,6 +24,7 @@ from reinforce_np import (
     examples,
     find_counterexample,
     judge,
+    numpy_loss,
     worst_problem,
 )
 from reinforce_np.exact.verdicts import ALL_ONE, one_direction
@@ -161,6 +162,29 @@ def test_ratios_that_were_all_one_are_no_evidence():
     corrected = find_counterexample(Estimator(RewardToGo(), ratio=PerDecisionRatio()), problems=both, max_examples=20)
     assert not corrected and corrected.remark == ""
     assert find_counterexample(clipped, problems=problems(OFF_POLICY), max_examples=50)
+
+
+def test_functions_that_read_the_behaviour_are_seen_to():
+    mdp, policy, theta = examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5])
+
+    def clipped(log_probs, batch):
+        ratio = np.exp(log_probs - batch.log_probabilities)
+        return -np.minimum(ratio * batch.rewards, np.clip(ratio, 0.8, 1.2) * batch.rewards).mean()
+
+    def plain(log_probs, batch):
+        return -(log_probs * batch.rewards).mean()
+
+    def refuses(trajectories, theta):
+        assert set(trajectories.rewards.ravel()) <= {0.0, 1.0, 5.0}
+        return Estimator(RewardToGo()).gradient(trajectories, mdp, policy, theta)
+
+    for function, reason in ((numpy_loss(clipped), ALL_ONE), (numpy_loss(plain), ""), (refuses, "")):
+        verdict = judge(function, mdp, policy, theta)
+        assert verdict.kind == "unbiased" and verdict.reason == reason
+    elsewhere = judge(numpy_loss(clipped), mdp, policy, theta, behaviour=np.full((1, 3), 1 / 3))
+    assert elsewhere.kind == "biased" and elsewhere.reason == ""
+    found = find_counterexample(numpy_loss(clipped), problems=problems(states=1, horizon=1), max_examples=10)
+    assert not found and found.remark == ELSEWHERE
 
 
 def test_what_is_found_is_no_mere_epsilon():

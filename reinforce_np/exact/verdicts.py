@@ -18,13 +18,14 @@ import numpy as np
 from reinforce_np import arguments, graph
 from reinforce_np.estimators import Estimator, OnPolicy
 from reinforce_np.exact.batches import LIMIT
-from reinforce_np.exact.callables import NotFiniteError, bound
+from reinforce_np.exact.callables import NotFiniteError, bound, estimate_of
 from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.laws import moments as exact_moments
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.record import DOUBLE, norm
 from reinforce_np.problem import problem_of
+from reinforce_np.sampling import sample
 
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
@@ -259,7 +260,7 @@ def judge(
     remarks = []
     if verdict.kind == "proportional" and one_direction(problem):
         remarks.append("so is every estimator here, where all scores lie on one line")
-    if verdict.kind in ("unbiased", "proportional") and reads_ratios(estimator) and is_on_policy(problem):
+    if verdict.kind in ("unbiased", "proportional") and is_on_policy(problem) and reads_ratios(estimator, problem):
         remarks.append(ALL_ONE)
     return replace(verdict, reason="; ".join(remarks)) if remarks else verdict
 
@@ -280,16 +281,34 @@ def is_on_policy(problem):
     return bool(np.array_equal(log_pi, problem.policy.log_probabilities_of("behaviour", problem.behaviour)))
 
 
-def reads_ratios(estimator):
-    """Return whether an estimator is known to correct for data of another policy.
+def reads_ratios(estimator, problem):
+    """Return whether an estimator corrects for data of another policy.
+
+    A function is shown a batch with rewards at random as if another policy had drawn it, and answers otherwise if it does.
 
     Examples
     --------
-    >>> from reinforce_np import algorithms
-    >>> reads_ratios(algorithms.grpo()), reads_ratios(algorithms.rloo())
+    >>> from reinforce_np import Problem, TabularSoftmax, algorithms, examples
+    >>> problem = Problem(examples.bandit(means=[0.0, 1.0]), TabularSoftmax(1, 2), np.zeros(2))
+    >>> reads_ratios(algorithms.grpo(), problem), reads_ratios(algorithms.rloo(), problem)
+    (True, False)
+    >>> def surrogate(trajectories, theta):
+    ...     pi = problem.policy.probabilities(theta)[trajectories.states, trajectories.actions]
+    ...     return (pi / np.exp(trajectories.log_probabilities) * trajectories.rewards).sum() * np.ones(2)
+    >>> reads_ratios(surrogate, problem), reads_ratios(lambda trajectories, theta: theta, problem)
     (True, False)
     """
-    return isinstance(estimator, Estimator) and not isinstance(estimator.ratio, OnPolicy)
+    if isinstance(estimator, Estimator):
+        return not isinstance(estimator.ratio, OnPolicy)
+    size, rng = problem.prompts * problem.group_size, np.random.default_rng(0)
+    drawn = sample(problem.mdp, problem.policy, problem.theta, size, group_size=problem.group_size, rng=rng)
+    drawn = replace(drawn, rewards=np.where(drawn.mask, rng.normal(size=drawn.mask.shape), 0.0))
+    otherwise = replace(drawn, log_probabilities=np.where(drawn.mask, drawn.log_probabilities - 0.1, 0.0))
+    try:
+        found = [estimate_of(estimator, batch, problem.theta) for batch in (drawn, otherwise)]
+    except Exception:  # it may refuse what it is not meant for: then nothing is known
+        return False
+    return not np.allclose(*found, rtol=1e-3, atol=0.0, equal_nan=True)
 
 
 def one_direction(problem):
