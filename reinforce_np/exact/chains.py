@@ -14,7 +14,9 @@ Actions return once, at the end. The gradient needs Q_t only in the sum
 
 Neither recursion scatters: values are gathered from the states that follow, and occupancy from
 the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`). There are four ways:
-`_by_steps` is as the equations are written; the others trade arithmetic for fewer calls, where states are few.
+`_by_steps` is as the equations are written; the others trade arithmetic for fewer calls, where states are few:
+both sweeps at once (`_together`), those of two steps at a time (`_by_double_steps`), or n steps at a time by
+the n-th power of a dense matrix (`_by_powers`). `quickest` chooses by sizes alone, so that a model's answer is always the same.
 """
 
 from collections.abc import Callable
@@ -191,9 +193,9 @@ def _by_double_steps(P, r, start, T, links):
     weights *= E.take(cells)
     M = _adding_rows(weights)(weights.reshape(len(weights), -1)).reshape(into.shape)
     M += d * r.take(into)
-    ahead = V.take(into)
     visits = d + bellman.summed(into, len(start))(step * d)
     if T % 2:
+        ahead = V.take(into)
         M, visits, V = M + start * ahead, visits + start, r + np.einsum("js,js->s", step, ahead)
     return visits, M, V
 
@@ -256,7 +258,7 @@ def plan(T, most):
         blocks.append((n, squared, *rows))
         t, squared = t + m, n < most
         n = min(2 * n, most)
-    return blocks
+    return tuple(blocks)
 
 
 @lru_cache
