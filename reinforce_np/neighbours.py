@@ -40,7 +40,7 @@ class Twice(NamedTuple):
     cells : int array (J + I, J, S)
         Entries of the flattened E, for each entry of `Neighbours.into` of one step: J for E Pᵀ, and I for Pᵀ E.
     weights : int array (J + I, J, S)
-        The entries of the flattened P that they are multiplied with; the zero where there is none.
+        The entries of the flattened P that they are multiplied with: zero where there is none.
     """
 
     neighbours: "Neighbours"
@@ -153,8 +153,7 @@ class Neighbours:
             pair[:, first, self.entered_from], 0, 1
         )  # (I, J, S): from there to the successors of this one
         entering = np.broadcast_to(self.entered_by[:, None], before.shape)
-        weights = [np.where(goes_on, entries[:, into], into.size), np.where(self.leads, entering, into.size)]
-        return Twice(twice, *_read_only([np.concatenate([pair, before]), np.concatenate(weights)]))
+        return Twice(twice, *_read_only([np.concatenate([pair, before]), np.concatenate([entries[:, into], entering])]))
 
 
 def _read_only(arrays):

@@ -1135,6 +1135,8 @@ def test_long_sweeps_over_merged_chains(mdp):
         assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
         assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
     assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "continuation"}
+    tables = [into, pair, entered_by, entered_from, links.cells, beside, between, *links.twice[1:]]
+    assert not any(table.flags.writeable for table in tables)
 
 
 @pytest.mark.parametrize(("sizes", "way"), [
@@ -1164,6 +1166,20 @@ def test_rows_are_those_of_single_steps_however_many_are_taken_at_a_time(monkeyp
         monkeypatch.setattr(chains, "most_at_a_time", lambda S, T, most=most: most)
         for found, rows in zip(chains._rows(P, r, start, T), expected, strict=True):
             assert_exact(found, np.array(rows), T)
+
+
+def test_a_tree_is_not_gathered_by_two_steps():
+    """Eleven states lead to the root and eleven to each of those: the root is entered from few by one step, from many by two."""
+    parent = np.concatenate([[0], np.zeros(11, int), np.repeat(np.arange(1, 12), 11)])[:, None]
+    S = len(parent)
+    next_state = np.stack([parent, np.arange(S)[:, None]], axis=1)  # up, or stay
+    reward = np.sin(np.arange(2.0 * S)).reshape(S, 2, 1)
+    mdp = FiniteMDP(np.ones((S, 2, 1)), next_state, reward, np.zeros((S, 2, 1), bool),
+                    initial=np.full(S, 1 / S), gamma=0.9, horizon=100)  # fmt: skip
+    links = mdp.neighbours
+    assert len(links.entered_by) and not len(links.twice.neighbours.entered_by)
+    assert chains.quickest(mdp) is chains._together
+    assert_the_chain_gives_what_the_steps_give(mdp, np.random.default_rng(0).dirichlet(np.ones(2), size=S))
 
 
 @pytest.mark.parametrize("T", [2, 3, 10, 37])
