@@ -27,7 +27,7 @@ from reinforce_np import (
     numpy_loss,
     worst_problem,
 )
-from reinforce_np.exact.verdicts import ALL_ONE, one_direction
+from reinforce_np.exact.verdicts import ALL_ONE, ALL_ZERO, NOTHING_TO_COMPARE, one_direction
 from reinforce_np.problem import code
 from reinforce_np.referee import search
 from reinforce_np.referee.counterexamples import ELSEWHERE, distance, not_by
@@ -183,8 +183,33 @@ def test_functions_that_read_the_behaviour_are_seen_to():
         assert verdict.kind == "unbiased" and verdict.reason == reason
     elsewhere = judge(numpy_loss(clipped), mdp, policy, theta, behaviour=np.full((1, 3), 1 / 3))
     assert elsewhere.kind == "biased" and elsewhere.reason == ""
+
+    def compared(log_probs, batch):  # where both do the same, all cancels but for the ratios
+        n = len(batch.rewards)
+        advantages = (batch.rewards - batch.rewards.mean()) * n / (n - 1)
+        ratio = np.exp(log_probs - batch.log_probabilities)
+        return -np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages).mean()
+
+    for group_size in (2, 3, 4):
+        assert judge(numpy_loss(compared), mdp, policy, 0 * theta, group_size=group_size).reason == ALL_ONE
     found = find_counterexample(numpy_loss(clipped), problems=problems(states=1, horizon=1), max_examples=10)
     assert not found and found.remark == ELSEWHERE
+
+
+def test_estimates_that_are_all_zero_are_said_to_be():
+    mdp, policy, theta = examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5])
+
+    def constant(log_probs, batch):
+        return -(log_probs.real * 0.0 + batch.rewards).sum()
+
+    def compared(log_probs, batch):
+        return -(log_probs * (batch.rewards - batch.rewards.mean())).mean()
+
+    assert judge(numpy_loss(constant), mdp, policy, theta, group_size=2).reason == ALL_ZERO
+    assert judge(numpy_loss(compared), mdp, policy, theta).reason == NOTHING_TO_COMPARE
+    assert judge(numpy_loss(compared), mdp, policy, theta, group_size=2).kind == "proportional"
+    found = find_counterexample(numpy_loss(constant), max_examples=5)
+    assert found and NOTHING_TO_COMPARE in str(found)
 
 
 def test_what_is_found_is_no_mere_epsilon():

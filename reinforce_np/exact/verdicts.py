@@ -30,7 +30,13 @@ from reinforce_np.sampling import sample
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
 RESOLVED = 1e-3  # of the gradient: a mean off by more is never acquitted, however much rounding may have left
+SHOWN = 4  # batches that a function is shown as if another policy had drawn them
 ALL_ONE = "all ratios were 1: pass a behaviour to judge others"
+NOTHING_TO_COMPARE = (
+    "every estimate is zero: if it compares the trajectories of a batch, one alone is too few; pass group_size=2, "
+    "or problems=strategies.problems(strategies.GROUPS) to find_counterexample"
+)
+ALL_ZERO = "every estimate is zero: does it depend on the log-probabilities?"
 NO_BOOL = (
     'a verdict is one of four kinds, neither true nor false: ask for verdict.kind == "unbiased", or use assert_unbiased'
 )
@@ -258,6 +264,9 @@ def judge(
         return Verdict("undefined", None, None, None, None, gradient, objective, None, None, reason=str(error))
     verdict = verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
     remarks = []
+    if verdict.kind == "biased" and not moments.second_moment.any():
+        alone = problem.prompts == problem.group_size == 1
+        remarks.append(NOTHING_TO_COMPARE if alone else ALL_ZERO)
     if verdict.kind == "proportional" and one_direction(problem):
         remarks.append("so is every estimator here, where all scores lie on one line")
     if verdict.kind in ("unbiased", "proportional") and is_on_policy(problem) and reads_ratios(estimator, problem):
@@ -284,7 +293,7 @@ def is_on_policy(problem):
 def reads_ratios(estimator, problem):
     """Return whether an estimator corrects for data of another policy.
 
-    A function is shown a batch with rewards at random as if another policy had drawn it, and answers otherwise if it does.
+    A function is shown batches with rewards at random as if another policy had drawn them, and answers otherwise if it does.
 
     Examples
     --------
@@ -301,14 +310,18 @@ def reads_ratios(estimator, problem):
     if isinstance(estimator, Estimator):
         return not isinstance(estimator.ratio, OnPolicy)
     size, rng = problem.prompts * problem.group_size, np.random.default_rng(0)
-    drawn = sample(problem.mdp, problem.policy, problem.theta, size, group_size=problem.group_size, rng=rng)
-    drawn = replace(drawn, rewards=np.where(drawn.mask, rng.normal(size=drawn.mask.shape), 0.0))
-    otherwise = replace(drawn, log_probabilities=np.where(drawn.mask, drawn.log_probabilities - 0.1, 0.0))
-    try:
-        ours, theirs = (estimate_of(estimator, batch, problem.theta) for batch in (drawn, otherwise))
-    except Exception:  # it may refuse what it is not meant for: then nothing is known
-        return False
-    return not np.allclose(ours, theirs, rtol=1e-3, atol=0.0)
+    for _ in range(SHOWN):
+        drawn = sample(problem.mdp, problem.policy, problem.theta, size, group_size=problem.group_size, rng=rng)
+        rewards, log_ratios = rng.normal(size=drawn.mask.shape), rng.uniform(0.0, 0.15, size=drawn.mask.shape)
+        drawn = replace(drawn, rewards=np.where(drawn.mask, rewards, 0.0))
+        otherwise = replace(drawn, log_probabilities=np.where(drawn.mask, drawn.log_probabilities - log_ratios, 0.0))
+        try:
+            ours, theirs = (estimate_of(estimator, batch, problem.theta) for batch in (drawn, otherwise))
+        except Exception:  # it may refuse what it is not meant for: then nothing is known
+            return False
+        if not np.allclose(ours, theirs, rtol=1e-3, atol=0.0):
+            return True
+    return False
 
 
 def one_direction(problem):
