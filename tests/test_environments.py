@@ -30,9 +30,11 @@ from reinforce_np import (
     examples,
     features,
     moments,
+    numpy_loss,
     sample,
 )
 from reinforce_np.checks.means import catoni, catoni_log_probability, catoni_scale
+from reinforce_np.training import SGD, Evaluation, train
 
 ALPHA = 1e-6  # false alarms of each statistical test, over all its components
 
@@ -276,6 +278,47 @@ def test_continuous_actions_fit_the_space_and_are_recorded_as_drawn():
     assert np.abs(draw.actions).max() > 1.5
     np.testing.assert_allclose(draw.trajectories.rewards[:, 0], given[:, 1], rtol=1e-6)
     np.testing.assert_allclose(draw.observations[draw.trajectories.final_states, 0], given[:, 0], rtol=1e-6)
+
+
+class Push:
+    """Pays less the further one is pushed; three steps."""
+
+    def reset(self, *, seed=None):
+        self.t, self.at = 0, 0.5
+        return [self.at], {}
+
+    def step(self, action):
+        self.t, self.at = self.t + 1, self.at + float(np.ravel(action)[0])
+        return [self.at], -(self.at**2), self.t == 3, False, {}
+
+
+def reinforce_loss(log_probs, batch):
+    to_go = np.cumsum((batch.rewards * batch.mask)[:, ::-1], axis=1)[:, ::-1]
+    return -(log_probs * to_go * batch.mask).sum() / len(log_probs)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        ModelSource(examples.referee().replace(gamma=1.0), TabularSoftmax(3, 3), group_size=2),
+        EnvironmentSource(Push, FeatureSoftmax(features.Polynomial([-9], [9], order=1), 2), gamma=1.0),
+        EnvironmentSource(Push, GaussianPolicy(features.Polynomial([-9], [9], order=1), 1), gamma=1.0),
+    ],
+    ids=["model", "environment", "continuous"],
+)
+def test_a_loss_trains_as_the_estimator_that_it_is(source):
+    options = {"iterations": 3, "batch_size": 6, "rng": 0, "evaluation": Evaluation(0)}
+    theta = 0.1 * np.sin(np.arange(source.policy.n_parameters))
+    expected = train(source, algorithms.reinforce(), SGD(0.1), theta=theta, **options).theta
+    found = train(source, numpy_loss(reinforce_loss), SGD(0.1), theta=theta, **options).theta
+    np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-12)
+    assert np.abs(found - theta).max() > 1e-3
+
+    def asks(log_probs, batch, problem):
+        assert (problem.prompts * problem.group_size, problem.gamma) == (len(batch.rewards), 1.0)
+        return reinforce_loss(log_probs, batch)
+
+    assert np.array_equal(train(source, numpy_loss(asks), SGD(0.1), theta=theta, **options).theta, found)
 
 
 def test_nothing_is_bootstrapped_after_termination_even_when_truncated_too():

@@ -9,6 +9,7 @@ be told apart is refused, never passed.
 """
 
 import functools
+import sys
 
 import numpy as np
 
@@ -137,7 +138,8 @@ def assert_proportional(
         An AssertionError: when the mean points elsewhere, or the factor is another; the message is the verdict and its evidence.
     ValueError
         When the gradient is zero here; or when no factor is given and all estimates of this problem lie on one line,
-        as with one state and two actions, so that every estimator is proportional.
+        as with one state and two actions, so that every estimator is proportional. In a test by Hypothesis, such an
+        example is rejected instead, as by ``assume``.
 
     Examples
     --------
@@ -153,6 +155,7 @@ def assert_proportional(
         if factor == 0:
             raise ValueError("factor=0.0 is no direction; pass another number, or None for any positive one")
     elif one_direction(problem):
+        _reject_the_example()
         raise ValueError(
             "factor=None: all scores of this problem lie on one line, so that every estimator is proportional here; use more "
             "states or actions, or name the factor"
@@ -278,6 +281,13 @@ def assert_gradient(f, gradient, theta, *, relative=1e-7, step=None, noise=None,
     if found:
         return found
     raise AssertionError(str(found))
+
+
+def _reject_the_example():
+    """Leave an example of Hypothesis out, if this is one: it is not the test's fault that it tells nothing."""
+    hypothesis = sys.modules.get("hypothesis")
+    if hypothesis is not None and hypothesis.currently_in_test_context():
+        hypothesis.reject()
 
 
 def _refuse_nothing(verdict):

@@ -18,7 +18,8 @@ import numpy as np
 from reinforce_np import arguments, exact
 from reinforce_np.environments import Draw, ModelSource
 from reinforce_np.estimators import Estimator, OnPolicy
-from reinforce_np.exact.callables import as_estimate, called, n_required, name_of
+from reinforce_np.exact.callables import as_estimate, bound, called, n_required, name_of
+from reinforce_np.problem import Problem
 from reinforce_np.sampling import seed_sequence
 from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
@@ -105,7 +106,8 @@ def train(
         Where trajectories come from.
     estimator : Estimator or callable
         What makes a gradient of them; or your own
-        ``f(trajectories, theta) -> (D,)``. With a `critic`, a function from V
+        ``f(trajectories, theta) -> (D,)`` or ``f(trajectories, theta, problem)``, such as a loss in `numpy_loss`,
+        `torch_loss` or `jax_loss`; the `Problem` is that of the batch. With a `critic`, a function from V
         to an Estimator, such as `algorithms.reinforce_with_baseline`.
     optimiser : record of `training.optimisers`
         What makes a step of the gradient.
@@ -310,7 +312,9 @@ class _Run:
 
     def _estimate(self, estimator):
         if not isinstance(estimator, Estimator):
-            return lambda draw, theta: _checked(called(estimator, draw.trajectories, theta), theta, estimator)
+            return lambda draw, theta: _checked(
+                called(self._of_draw(estimator, draw, theta), draw.trajectories, theta), theta, estimator
+            )
         if self.update.epochs * self.update.minibatches > 1 and isinstance(estimator.ratio, OnPolicy):
             raise ValueError(
                 f"epochs={self.update.epochs}, minibatches={self.update.minibatches}: after the first step the batch is data of an "
@@ -319,6 +323,15 @@ class _Run:
         return lambda draw, theta: _checked(
             estimator.gradient(draw.trajectories, draw.mdp, draw.policy, theta), theta, estimator
         )
+
+    def _of_draw(self, function, draw, theta):
+        """Return a function of (trajectories, θ), given one that may ask for the problem, too."""
+        if n_required(function) != 3:
+            return function
+        group_size, behaviour = getattr(self.source, "group_size", 1), getattr(self.source, "behaviour", None)
+        prompts = max(len(draw.trajectories) // group_size, 1)
+        shape: dict[str, Any] = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
+        return bound(function, Problem(draw.mdp, draw.policy, theta, **shape))
 
     def _climb(self, state, draw, estimate, shuffle):
         """Return θ and the optimiser's state after all steps on a batch, and what is known of them."""
@@ -394,8 +407,8 @@ def _check_arguments(estimator, critic):
             f"if that is V, pass a critic that learns it, such as critic={EXAMPLES['critic']}, or call it first; "
             "a function of yours is f(trajectories, theta)"
         )
-    elif critic is None and n != 2:
-        wanted += "pass a function f(trajectories, theta) of two"
+    elif critic is None and n not in (2, 3):
+        wanted += "pass a function f(trajectories, theta) of two, or f(trajectories, theta, problem) of three"
     else:
         return
     raise TypeError(f"estimator={name} {wanted}")
