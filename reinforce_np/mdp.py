@@ -160,7 +160,7 @@ class FiniteMDP:
         reward = np.abs(self.reward)
         reward.setflags(write=False)
         vars(other).update(
-            {name: value for name, value in vars(self).items() if name != "expected_reward"}, reward=reward
+            {name: value for name, value in dict(vars(self)).items() if name != "expected_reward"}, reward=reward
         )
         return other
 

@@ -8,19 +8,22 @@ import math
 
 import numpy as np
 
-ONE_THREAD = 2**18  # multiplications up to which OpenBLAS keeps a product of two matrices to one thread
+ONE_THREAD = (
+    2**18 - 1
+)  # multiplications of real numbers up to which OpenBLAS keeps a product of two matrices to one thread
 ONE_THREAD_ROW = 9216  # the same for a product of a vector and a matrix
+INNER = 2**8  # terms of a sum that are added up at a time, so that blocks do not become too small
 FEW_COLUMNS = 32  # at a time, below which BLAS is not quicker than a loop
 
 
 def rows_of_one_thread(y):
     """Return how many rows to multiply by y at a time so that BLAS keeps to one thread."""
-    return ONE_THREAD // max(y.size, 1)
+    return ONE_THREAD // max(_multiplications(y), 1)
 
 
 def one_thread_will_do(y):
     """Say whether BLAS keeps a product of a vector and y to one thread."""
-    return y.size < ONE_THREAD_ROW
+    return _multiplications(y) < ONE_THREAD_ROW
 
 
 def on_one_thread(x, y, out):
@@ -35,14 +38,20 @@ def on_one_thread(x, y, out):
            [3.]])
     """
     (n, inner), m = x.shape, y.shape[1]
+    if inner > INNER and n > 1:
+        on_one_thread(x[:, :INNER], y[:INNER], out)
+        room = np.empty_like(out)
+        for i in range(INNER, inner, INNER):
+            out += on_one_thread(x[:, i : i + INNER], y[i : i + INNER], room)
+        return out
     if n == 1 and not one_thread_will_do(y):
-        width = _even(m, (ONE_THREAD_ROW - 1) // max(inner, 1))
+        width = _even(m, m * (ONE_THREAD_ROW - 1) // _multiplications(y))
         if width < FEW_COLUMNS or not y.flags.f_contiguous:
             return np.einsum("ni,im->nm", x, y, out=out)
         for j in range(0, m, width):
             np.dot(y.T[j : j + width], x[0], out=out[0, j : j + width])
         return out
-    at_once = max(ONE_THREAD // max(inner, 1), 1)  # entries of a block
+    at_once = max(m * ONE_THREAD // max(_multiplications(y), 1), 1)  # entries of a block
     width = _even(m, max(at_once // max(n, 1), math.isqrt(at_once)))
     height = _even(n, at_once // max(width, 1))
     if height >= n and width >= m:
@@ -51,6 +60,11 @@ def on_one_thread(x, y, out):
         for i in range(0, n, height):
             np.matmul(x[i : i + height], y[:, j : j + width], out=out[i : i + height, j : j + width])
     return out
+
+
+def _multiplications(y):
+    """Return what a row times y takes, in multiplications of real numbers."""
+    return y.size * (4 if y.dtype.kind == "c" else 1)
 
 
 def _even(n, most):

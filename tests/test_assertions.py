@@ -2,11 +2,13 @@
 
 import traceback
 
+import hypothesis
 import numpy as np
 import pytest
 
 from reinforce_np import (
     Constant,
+    Convicted,
     Discounted,
     EntropyRegularised,
     Estimator,
@@ -26,7 +28,10 @@ from reinforce_np import (
     examples,
     numpy_loss,
 )
+from reinforce_np.exact.verdicts import one_direction
 from reinforce_np.referee import assertions
+from reinforce_np.strategies import problems
+from reinforce_np.traits import GROUPS
 
 MDP, POLICY, THETA = examples.referee(horizon=2), TabularSoftmax(3, 3), np.linspace(-1, 1, 9)
 PROBLEM = Problem(MDP, POLICY, THETA, reference=np.zeros(9), beta=0.3)
@@ -125,6 +130,21 @@ def test_what_proves_nothing_is_refused():
     assert "likely cause: its mean is here the gradient times the size of the batch" in message
     with pytest.raises(ValueError, match=r"factor=0\.0 is no direction"):
         assert_proportional(REINFORCE, PROBLEM, factor=0)
+
+
+def test_an_example_on_one_line_is_rejected_in_a_test_by_hypothesis():
+    seen = []
+
+    @hypothesis.settings(max_examples=30, deadline=None, database=None, derandomize=True)
+    @hypothesis.given(problems(GROUPS, gammas=[1.0]))
+    def proportional(estimator, problem):
+        assert_proportional(estimator, problem)
+        seen.append(one_direction(problem))
+
+    proportional(algorithms.dr_grpo())
+    assert seen and not any(seen)
+    with pytest.raises(Convicted, match="no positive multiple"):
+        proportional(algorithms.grpo())
 
 
 def test_unbiased_but_worse():

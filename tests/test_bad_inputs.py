@@ -425,7 +425,7 @@ ROWS += [
     (call(judge, lambda t, theta: None, *PROBLEM), ValueError, r"returned None.*return statement missing"),
     (call(judge, numpy_loss(lambda log_probs, batch: None), *PROBLEM), TypeError, r"returned None.*return statement missing"),
     (lambda: BATCH.observations, AttributeError, r"no attribute 'observations'; it has states, actions, rewards, .*, and mask"),
-    (training(lambda t, theta, problem: theta), TypeError, r"takes 3 arguments.*f\(trajectories, theta\)"),
+    (training(lambda t, theta, problem, more: theta), TypeError, r"takes 4 arguments.*f\(trajectories, theta, problem\)"),
 ]  # fmt: skip
 
 

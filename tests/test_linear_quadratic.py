@@ -95,6 +95,16 @@ def test_gradient_vanishes_at_the_gain_of_the_riccati_equation():
 # --- every estimator, exactly: by quadrature over the noise
 
 
+def test_what_leaves_float64_is_refused():
+    unstable = LinearQuadratic(
+        [[2.0]], [[1.0]], Q=[[1.0]], R=[[1.0]], W=[[1.0]], initial=[[1.0]], gamma=1.0, horizon=2000
+    )
+    for function in (objective, gradient):
+        with pytest.raises(ValueError, match=f"{function.__name__} leaves float64: .* is not stable"):
+            function(unstable, np.zeros(2))
+        assert np.all(np.isfinite(function(unstable, np.array([-1.5, 0.0]))))
+
+
 SMALL, THETA = problem(2, 1, horizon=2, seed=3)
 
 

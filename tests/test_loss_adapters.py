@@ -215,8 +215,11 @@ def test_losses_that_are_none_are_refused():
         numpy_loss(each, maximise=1)
     undefined = judge(numpy_loss(lambda log_probs, batch: (log_probs / batch.rewards[0, 0]).sum()), BANDIT)
     assert undefined.kind == "undefined" and "for component 0 of the batch of s0 a0 r0, end" in undefined.reason
-    with pytest.raises(ValueError, match="precision=int64 is no type of tensor"):
-        torch_loss(whole_return, precision=np.int64)
+    for precision, said in ((np.int64, "int64"), ("torch.int64", "int64"), ("single bits", "single bits")):
+        with pytest.raises(ValueError, match=f"precision={said} is no type of tensor"):
+            torch_loss(whole_return, precision=precision)
+    for precision in ("torch.float32", np.float32, "float32", "f4"):  # the first is what PyTorch's own prints
+        torch_loss(whole_return, precision=precision)
 
 
 def test_a_missing_framework_is_named():
@@ -238,7 +241,7 @@ def test_pytorch():
 
     with torch.no_grad():  # as evaluation code may have left it
         assert judge(torch_loss(stopped), PROBLEM, objective=Undiscounted()).kind == "unbiased"
-    single = judge(torch_loss(stopped, precision=np.float32), PROBLEM, objective=Undiscounted())
+    single = judge(torch_loss(stopped, precision=torch.float32), PROBLEM, objective=Undiscounted())
     assert single.kind == "unbiased" and single.moments.precision == np.finfo(np.float32).eps
     assert np.abs(single.bias).max() > 1e-10  # it was single precision
     wrong = judge(torch_loss(lambda x, batch: stopped(x, batch) * 1.001, precision=np.float32), PROBLEM)

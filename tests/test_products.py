@@ -11,12 +11,13 @@ from reinforce_np import products
 @pytest.mark.parametrize("n", [0, 1, 2, 3, 17, 64])
 @pytest.mark.parametrize("inner", [1, 5, 40, 200])
 @pytest.mark.parametrize("m", [1, 2, 13, 64])
-def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, n, inner, m):
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, n, inner, m, dtype):
     sizes = []
 
     def recording(function):
         def product(x, y, out):
-            sizes.append(out.size * y.shape[0] if y.ndim == 2 else x.size)
+            sizes.append((out.size * y.shape[0] if y.ndim == 2 else x.size) * (4 if dtype is complex else 1))
             return function(x, y, out=out)
 
         return product
@@ -24,15 +25,18 @@ def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, 
     monkeypatch.setattr(products, "ONE_THREAD", 1000)
     monkeypatch.setattr(products, "ONE_THREAD_ROW", 100)
     monkeypatch.setattr(products, "FEW_COLUMNS", 3)
-    recorded = SimpleNamespace(dot=recording(np.dot), matmul=recording(np.matmul), einsum=np.einsum)
+    monkeypatch.setattr(products, "INNER", 100)
+    recorded = SimpleNamespace(
+        dot=recording(np.dot), matmul=recording(np.matmul), einsum=np.einsum, empty_like=np.empty_like
+    )
     monkeypatch.setattr(products, "np", recorded)
     rng = np.random.default_rng(0)
-    x, y = rng.integers(-9, 9, size=(n, inner)).astype(float), rng.integers(-9, 9, size=(inner, m)).astype(float)
+    x, y = (rng.integers(-9, 9, size=size) * (1 + 2j if dtype is complex else 1.0) for size in ((n, inner), (inner, m)))
     for left, right in ((x, y), (np.asfortranarray(x), np.asfortranarray(y))):
-        out = np.full((n, m), np.nan)
+        out = np.full((n, m), np.nan, dtype=dtype)
         assert products.on_one_thread(left, right, out) is out
         assert np.array_equal(out, np.einsum("ni,im->nm", x, y))
     limit = 100 if n == 1 else 1001
-    assert all(size < max(limit, inner + 1) for size in sizes)
-    assert len(sizes) <= 2 * max(1, 4 * -(-n * inner * m // limit))
+    at_least = (inner if n == 1 else min(inner, 100)) * (4 if dtype is complex else 1)  # of one entry
+    assert all(size < max(limit, at_least + 1) for size in sizes)
     assert sizes or n < 2

@@ -322,12 +322,24 @@ def test_what_was_seen_long_ago_is_remembered_by_features_too():
     there, elsewhere = (
         ModelSource(mdp.replace(initial=row), policy).draw(START, 4, rng=0) for row in ([0, 0, 1], [1, 0, 0])
     )
-    for features in (None, np.eye(3)):
+    for features in (None, np.eye(3), np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])):
         critic = LeastSquares(features, memory=0.5)
         state = critic.fit(critic.start(there), there)
-        for _ in range(100):
+        for _ in range(1500):  # below the smallest number there is
             state = critic.fit(state, elsewhere)
         assert_exact(critic.values(state, elsewhere)[[0, 2]], [5.0, 5.0])
+        state = critic.fit(state, ModelSource(mdp.replace(reward=-mdp.reward), policy).draw(START, 50, rng=0))
+        assert_exact(critic.values(state, elsewhere)[2], -5.0)
+        forgetful = LeastSquares(features)
+        assert_exact(
+            forgetful.values(forgetful.fit(forgetful.fit(forgetful.start(there), there), elsewhere), there)[0], 5.0
+        )
+    assert LeastSquares().values(forgetful_sums(there, elsewhere), there)[2] == 0.0
+
+
+def forgetful_sums(there, elsewhere):
+    critic = LeastSquares()
+    return critic.fit(critic.fit(critic.start(there), there), elsewhere)
 
 
 # --- the record ---------------------------------------------------------------------------------------------------

@@ -127,7 +127,15 @@ class SamplerFacts:
                 raise ValueError(
                     f"sampler({wanted}, rng) returned {trajectories!r}; it must return Trajectories of {wanted} episodes"
                 )
-            yield trajectories.of_model(self.problem.mdp.n_states, self.problem.mdp.n_actions)
+            try:
+                trajectories = trajectories.of_model(self.problem.mdp.n_states, self.problem.mdp.n_actions)
+            except ValueError as error:
+                error.add_note(
+                    f"of what sampler({wanted}, rng) returned: its states and actions must be numbered as those of the model are; "
+                    "a draw of an EnvironmentSource numbers the steps visited, and draw.observations says what was seen there"
+                )
+                raise
+            yield trajectories
 
     def add(self, trajectories, estimates):
         """Take in one call: its trajectories, and the estimates (B, C) of its batches."""

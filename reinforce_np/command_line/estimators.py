@@ -55,7 +55,8 @@ def add_to(commands):
     )  # fmt: skip
     group.add_argument(
         "--beta", type=models.real, default=0.0,
-        help="judge for J - beta KL(policy || uniform) instead of J, and add the KL penalties (default: 0)",
+        help="judge for J - beta KL(policy || uniform) instead of J, and list each KL penalty, on reward-to-go; the algorithms "
+        "have none of their own (default: 0)",
     )  # fmt: skip
     group.add_argument("--json", action="store_true", help="print one JSON document instead")
     parser.set_defaults(run=run)

@@ -211,7 +211,7 @@ def ppo(critic, *, lam=0.95, epsilon=0.2, entropy=0.0, bootstrap_at_truncation=F
 def rloo(*, reference=None, beta=0.0):
     """RLOO: REINFORCE with the mean of the other answers as baseline, the KL in the reward.
 
-    Estimates ∇(J − β·KL), with groups of at least two. *Unbiased*.
+    Estimates ∇(J − β·KL), with groups of at least two. *Unbiased* on-policy; it has no ratio for other data.
 
     Parameters
     ----------

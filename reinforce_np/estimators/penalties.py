@@ -43,7 +43,7 @@ class KLPenalty:
     - k2 in the reward, k3 in the reward and the full KL in the reward are *biased*: their
       dependence on θ through the action just taken is missing or wrong;
     - k1 in the loss has expectation zero on-policy: no penalty at all;
-    - k2 and the full KL in the loss are exact for episodes of one step, *biased* otherwise;
+    - k2 and the full KL in the loss are exact for episodes of one step (k2 on-policy only), *biased* otherwise;
     - k3 in the loss gives the gradient of the other divergence KL(π_ref‖π),
       and of that for one step only;
     - k1 and k3 in the loss, corrected, are exact for episodes of one step, off-policy too.

@@ -101,7 +101,7 @@ def summed(index, n):
     rows: list = []
 
     def add_up(x):
-        x = x.reshape(-1, *x.shape[index.ndim :])
+        x = x.reshape(index.size, *x.shape[index.ndim :])
         if x.ndim == 1 and x.dtype.kind == "f":
             return np.bincount(into, weights=x, minlength=n)
         if x.ndim == 1:

@@ -76,7 +76,7 @@ def quickest(mdp):
     links, T = mdp.neighbours, mdp.horizon
     J, S = links.into.shape
     n_entries = len(links.entered_by)
-    beside = [len(links.adjacent.beside)] if n_entries and T * S * J <= TOGETHER else []
+    beside = [len(links.adjacent.beside)] if n_entries and 1 < T <= TOGETHER // (S * J) else []
     if beside and S * J**2 <= TWICE and len(links.twice.neighbours.entered_by):
         twice = links.twice.neighbours
         beside.extend([len(twice.into), len(twice.adjacent.beside)])

@@ -357,5 +357,6 @@ def _check_nodes(n, D, covariance):
         raise arguments.TooLargeError(
             f"too many distinct returns: {n} pairs of state and return so far, with {D} parameters"
             + (" and their covariance" if covariance else "")
-            + "; use fewer distinct rewards, gamma=1, a shorter horizon, or covariance=False"
+            + "; use a shorter horizon, fewer states, a LinearSoftmax of fewer parameters, fewer distinct rewards, or gamma=1"
+            + (", or covariance=False" if covariance else "")
         )

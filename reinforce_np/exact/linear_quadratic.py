@@ -164,7 +164,7 @@ def objective(problem, theta):
     Raises
     ------
     ValueError
-        When there is no horizon and √γ (A + BK) is not stable: J is −∞.
+        When there is no horizon and √γ (A + BK) is not stable: J is −∞; or when it leaves float64 within the horizon.
     """
     theta = np.asarray(theta)
     if theta.ndim > 1:
@@ -180,9 +180,11 @@ def objective(problem, theta):
         J = -np.sum(S * discounted) - steps / (1 - problem.gamma)
     else:
         J = 0.0
-        for t in range(problem.horizon):  # X is γᵗ times that of the step: without γ it may grow beyond all bounds
-            J = J - np.sum(S * X) - problem.gamma**t * steps
-            X = problem.gamma * F @ X @ F.T + problem.gamma ** (t + 1) * N
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            for t in range(problem.horizon):  # X is γᵗ times that of the step: without γ it may grow beyond all bounds
+                J = J - np.sum(S * X) - problem.gamma**t * steps
+                X = problem.gamma * F @ X @ F.T + problem.gamma ** (t + 1) * N
+    J = _finite("objective", J)
     return J if np.iscomplexobj(J) else float(J)
 
 
@@ -222,19 +224,20 @@ def gradient(problem, theta):
         P = _lyapunov(F.T, S, gamma)
         stages = [(P, _lyapunov(F, X + gamma / (1 - gamma) * N, gamma), 1 / (1 - gamma))]
     else:
-        costs = [np.zeros_like(A)]
-        for _ in range(problem.horizon - 1):
-            costs.append(S + gamma * F.T @ costs[-1] @ F)
-        stages = []
-        for t, P in enumerate(reversed(costs)):
-            stages.append((P, X, gamma**t))
-            X = gamma * F @ X @ F.T + gamma ** (t + 1) * N  # γᵗ times that of the step
+        costs, stages = [np.zeros_like(A)], []
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            for _ in range(problem.horizon - 1):
+                costs.append(S + gamma * F.T @ costs[-1] @ F)
+            for t, P in enumerate(reversed(costs)):
+                stages.append((P, X, gamma**t))
+                X = gamma * F @ X @ F.T + gamma ** (t + 1) * N  # γᵗ times that of the step
     dK, dlog = np.zeros_like(K), np.zeros_like(sigma)
-    for P, moment, weight in stages:
-        curvature = problem.R + gamma * B.T @ P @ B
-        dK -= 2 * (curvature @ K + gamma * B.T @ P @ A) @ moment
-        dlog -= 2 * weight * sigma**2 * np.diag(curvature)
-    return np.concatenate([dK.T.ravel(), dlog])
+    with np.errstate(over="ignore", invalid="ignore"):
+        for P, moment, weight in stages:
+            curvature = problem.R + gamma * B.T @ P @ B
+            dK -= 2 * (curvature @ K + gamma * B.T @ P @ A) @ moment
+            dlog -= 2 * weight * sigma**2 * np.diag(curvature)
+    return _finite("gradient", np.concatenate([dK.T.ravel(), dlog]))
 
 
 class OneStepMoments(NamedTuple):
@@ -384,6 +387,16 @@ def covariance_root(W):
 def _closed_loop(problem, K, sigma):
     """Return F = A + BK, the cost Q + KᵀRK of x, and the noise BΣBᵀ + W."""
     return problem.A + problem.B @ K, problem.Q + K.T @ problem.R @ K, (problem.B * sigma**2) @ problem.B.T + problem.W
+
+
+def _finite(name, found):
+    """Refuse what left float64."""
+    if not arguments.all_finite(found):
+        raise ValueError(
+            f"{name} leaves float64: sqrt(gamma) (A + BK) is not stable, and its costs grow too large within the horizon; "
+            "choose another K (the first parameters of theta), a shorter horizon or a smaller gamma"
+        )
+    return found
 
 
 def _lyapunov(F, C, gamma):

@@ -33,8 +33,8 @@ RESOLVED = 1e-3  # of the gradient: a mean off by more is never acquitted, howev
 SHOWN = 4  # batches that a function is shown as if another policy had drawn them
 ALL_ONE = "all ratios were 1: pass a behaviour to judge others"
 NOTHING_TO_COMPARE = (
-    "every estimate is zero: if it compares the trajectories of a batch, one alone is too few; pass group_size=2, "
-    "or problems=strategies.problems(strategies.GROUPS) to find_counterexample"
+    "every estimate is zero: what compares trajectories needs several, by group_size=2 or "
+    "strategies.problems(strategies.GROUPS)"
 )
 ALL_ZERO = "every estimate is zero: does it depend on the log-probabilities?"
 NO_BOOL = (

@@ -134,7 +134,7 @@ def find_counterexample(
     ...     later = np.stack([discounted[:, t + 1 :].sum(axis=1) for t in range(T)], axis=1)
     ...     return np.einsum("nt,ntd->d", later * trajectories.mask, psi) / len(trajectories)
     >>> print(find_counterexample(mine))
-    biased for the gradient of Discounted: relative bias 1; worst component 0: mean 0, gradient -0.25 (its mean cannot be told from zero)
+    biased for the gradient of Discounted: relative bias 1; worst component 0: mean 0, gradient -0.25 (every estimate is zero: ...)
     on this problem, the smallest of ... judged:
     <BLANKLINE>
     from reinforce_np import FiniteMDP, Problem, TabularSoftmax

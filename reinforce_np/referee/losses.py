@@ -73,7 +73,12 @@ def numpy_loss(loss: Callable, *, maximise=False, all_actions=False, differences
         ``loss(log_probs, trajectories)`` or ``loss(log_probs, trajectories, problem)``, a number: of
         the log-probabilities (N, T) of the actions taken, in nats, and a `Trajectories`. Everything
         that it does not compute from `log_probs` is a constant: ``trajectories.log_probabilities``,
-        those of the policy that drew the actions, take the place of "old" and "stop-gradient" ones.
+        those of the policy that drew the actions, take the place of "old" ones. A "stop-gradient" of the
+        policy's own is ``problem.policy.log_probabilities(problem.theta)[trajectories.states, trajectories.actions]``,
+        which is the same only where the policy drew the actions itself; those of the reference are
+        ``problem.policy.log_probabilities_of("reference", problem.reference)[...]``. At the padding of an episode
+        `log_probs` are those of action 0 in state 0 and ``trajectories.log_probabilities`` zero: multiply by
+        ``trajectories.mask``.
     maximise : bool
         False: the estimate is *minus* the derivative of the loss, which is minimised. True: an
         objective is meant, and the estimate is its derivative.
@@ -82,7 +87,8 @@ def numpy_loss(loss: Callable, *, maximise=False, all_actions=False, differences
         entropy or a full KL divergence does; −inf for actions that are masked.
     differences : bool
         Take central differences instead, where a loss is not analytic. The estimate is then declared to
-        be of single precision, float32, and refused where it is worse than that.
+        be of single precision, float32, and refused where it is worse than that. They go through ``real`` and
+        whatever else is meant to stop a gradient.
 
     Returns
     -------
@@ -133,9 +139,11 @@ def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=n
         is a leaf tensor (N, T) of the log-probabilities of the actions taken; `batch` holds the
         arrays of `Trajectories` and its ``mask`` as tensors, under the same names.
         ``batch.log_probabilities`` are those of the policy that drew the actions ("old"); ``detach`` works.
+        At the padding of an episode `log_probs` are those of action 0 in state 0 and ``batch.log_probabilities``
+        zero: multiply by ``batch.mask``.
     maximise, all_actions
         As in `numpy_loss`.
-    precision : dtype
+    precision : dtype, of NumPy or PyTorch
         Of the floating-point tensors: float64, or float32 to judge a loss as it runs in training.
         The verdict then allows for the rounding of that type.
 
@@ -163,10 +171,15 @@ def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=n
     >>> print(judge(estimator, problem))  # doctest: +SKIP
     proportional to the gradient of Discounted with factor 0.75 (relative bias 0.25)
     """
-    precision = np.dtype(precision)
-    if precision.kind != "f" or precision.itemsize > 8:
-        raise ValueError(f"precision={precision} is no type of tensor here; pass np.float64, np.float32 or np.float16")
-
+    try:
+        kind = np.dtype(str(precision).removeprefix("torch.") if str(precision).startswith("torch.") else precision)
+    except TypeError:
+        kind = None
+    if kind is None or kind.kind != "f" or kind.itemsize > 8:
+        raise ValueError(
+            f"precision={kind or precision} is no type of tensor here; pass np.float64, np.float32 or np.float16"
+        )
+    precision = kind
     return _estimator(loss, partial(_by_torch, precision), partial(_to_tensors, precision), maximise, all_actions)
 
 
@@ -335,7 +348,8 @@ def _check_analytic(f, log_probs, batch, slope):
         raise ValueError(
             f"{f.__name__} is not analytic, or has a kink, at {_described(batch)}: along one direction the complex step "
             f"gives {claimed.sum():.6g} and differences {near:.6g}. abs, std, float and real lose the derivative: write "
-            "them out (np.where(x.real < 0, -x, x) for abs), or pass differences=True"
+            "them out (np.where(x.real < 0, -x, x) for abs), or pass differences=True; where real is meant to stop the gradient, "
+            "take problem.policy.log_probabilities(problem.theta)[batch.states, batch.actions] in a loss(log_probs, batch, problem)"
         )
 
 

@@ -25,6 +25,8 @@ from reinforce_np.estimators.advantages import GAE
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.returns import rewards_to_go
 
+FADED = 1e-200  # of a visit: what is remembered of it does not fade any further
+
 
 class Sums(NamedTuple):
     """Σ φφᵀ and Σ φ G over the visits so far: (F, F) and (F,), or (S,) and (S,) with one weight per state."""
@@ -116,7 +118,13 @@ class LeastSquares:
         else:
             phi = features_of(self.features, draw)
             squares, products = (phi * visits[:, None]).T @ phi, phi.T @ returns
-        return Sums(self.memory * state.squares + squares, self.memory * state.products + products)
+        kept = self._kept(state.squares if self.features is None else state.squares.diagonal())
+        squares += state.squares * (kept if self.features is None else np.maximum.outer(kept, kept))
+        return Sums(squares, kept * state.products + products)
+
+    def _kept(self, squares):
+        """Return what the sums so far count for, (F,): `memory`, or all where they fade into nothing and say the same at any size."""
+        return np.where((0 < self.memory * squares) & (self.memory * squares < FADED), 1.0, self.memory)
 
 
 @dataclass(frozen=True, eq=False)
