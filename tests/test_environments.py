@@ -485,6 +485,11 @@ class Forgetful(Clocks):
         return super().step(actions)[1:]
 
 
+class Seedless(Clock):
+    def reset(self):
+        return super().reset()
+
+
 def source_of(*arguments, policy=POLICY, **options):
     return EnvironmentSource(functools.partial(Broken, *arguments), policy, gamma=1.0, **options)
 
@@ -507,6 +512,7 @@ REFUSED = {
     "old step": (lambda: draw_of((0.0,) * 3, 1.0, None, 4), "env.step returned 4"),
     "old reset": (lambda: draw_of((0.0,) * 3, 1.0, None, 5, np.zeros(3)), "env.reset returned ndarray"),
     "old reset of two": (lambda: draw_of((0.0,) * 3, 1.0, None, 5, [0.0, 1.0]), "env.reset returned list"),
+    "no seed": (lambda: EnvironmentSource(Seedless, POLICY, gamma=1.0).draw(THETA, 2), "let it take seed=None"),
     "old vector": (lambda: EnvironmentSource(Forgetful(), POLICY, gamma=1.0).draw(THETA, 2), "env.step returned 4"),
     "two axes": (
         lambda: draw_of((0.0,) * 3, 1.0, None, 5, (np.zeros((2, 4)), {})),

@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from reinforce_np import TabularSoftmax, examples, plots, sweeps
+from reinforce_np import Constant, Estimator, LeaveOneOut, TabularSoftmax, examples, plots, sweeps
 from reinforce_np.command_line import main
 
 PROBLEM = (examples.referee(horizon=3), TabularSoftmax(3, 3), np.linspace(-1, 1, 9))
@@ -44,6 +44,19 @@ def test_a_picture_has_lines_labels_and_a_sentence(figure, name):
         assert np.isfinite(np.array(line.get_ydata(), dtype=float)).all()
     heights = sorted(text.xyann[1] for text in ax.texts)
     assert np.all(np.diff(heights) > 0.04)  # no label on another
+
+
+@pytest.mark.parametrize("name", ["horizon", "gamma", "batch", "behaviour", "group_size"])
+def test_estimators_of_yours_are_all_drawn(figure, name):
+    """More of them than a family has colours, and no word of a critic or a ratio that is not there."""
+    mine = {f"mine {i}": Estimator(LeaveOneOut(), normaliser=Constant(1 + i)) for i in range(8)}
+    values = {"horizon": [1, 2], "gamma": [1.0, 0.5], "batch": [2, 20], "behaviour": [1.0, 0.5], "group_size": [2, 3]}[name]
+    shape = {} if name == "group_size" else {"group_size": 2}
+    problem = PROBLEM[0].replace(horizon=2), *PROBLEM[1:]
+    sweep = getattr(sweeps, f"over_{name}")(*problem, values, estimators=mine, **shape)
+    ax = getattr(plots, f"over_{name}")(sweep)
+    assert {text.get_text() for text in ax.texts} == set(mine)
+    assert "critic" not in ax.get_title(loc="left") and "ratio" not in ax.get_title(loc="left")
 
 
 @pytest.mark.parametrize("kind, start", [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tolerances import assert_exact
 
-from reinforce_np import GAE, Estimator, TabularSoftmax, exact, examples, moments_by_enumeration, sweeps
+from reinforce_np import GAE, Estimator, TabularSoftmax, exact, examples, moments_by_enumeration, numpy_loss, sweeps
 from reinforce_np.command_line import main, variance
 from reinforce_np.enumeration import enumerate_trajectories
 from reinforce_np.estimators import (
@@ -55,6 +55,48 @@ def assert_row(row, estimator, mdp, policy, theta, objective=None, **options):
     assert_exact(row.rmse, math.sqrt(bias**2 + found.total_variance * n / row.batch_size), math.sqrt(scale))
     assert_exact(row.relative_rmse, row.rmse / size, math.sqrt(scale) / size)
     assert_exact(row.noise, found.total_variance * n / (found.mean @ found.mean), row.noise)
+
+
+def clipped_loss(log_probs, batch):
+    returns = (batch.rewards * batch.mask).sum(axis=1, keepdims=True)
+    ratio, advantages = np.exp(log_probs - batch.log_probabilities), returns - returns.mean()
+    return -(np.minimum(ratio * advantages, np.clip(ratio, 0.8, 1.2) * advantages) * batch.mask).sum(axis=1).mean()
+
+
+@pytest.mark.parametrize(
+    ("sweep", "values", "options"),
+    [
+        (sweeps.over_behaviour, [0.0, 0.5], {"group_size": 2}),
+        (sweeps.over_horizon, [1, 2], {"group_size": 2, "epsilon": 0.5}),
+        (sweeps.over_gamma, [0.5, 1.0], {"group_size": 2}),
+        (sweeps.over_batch, [2, 3, 10], {"group_size": 2}),
+        (sweeps.over_group_size, [2, 3], {}),
+    ],
+)
+def test_a_sweep_over_estimators_of_yours(sweep, values, options):
+    """A loss, and an estimator with its own group: the rows are what they are when each is judged by itself."""
+    problem = (examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.0, 0.5, -0.5]))
+    estimators = {"mine": numpy_loss(clipped_loss), "ratio": Estimator(LeaveOneOut(), ratio=TrajectoryRatio())}
+    found = sweep(*problem, values, estimators=estimators, **options)
+    assert [(row.value, row.estimator) for row in found.rows] == [
+        (value, name) for value in values for name in estimators if value % 2 == 0 or sweep is not sweeps.over_batch
+    ]
+    for row in found.rows:
+        mdp, policy, theta = problem
+        if sweep is sweeps.over_horizon:
+            mdp = mdp.replace(horizon=row.value)
+        if sweep is sweeps.over_gamma:
+            mdp = mdp.replace(gamma=row.value)
+        off = {sweeps.over_behaviour: row.value, sweeps.over_horizon: 0.5}.get(sweep)
+        behaviour = None if off is None else (1 - off) * policy.probabilities(theta) + off / 3
+        assert row.group_size == (row.value if sweep is sweeps.over_group_size else 2)
+        objective = exact.Undiscounted() if sweep is sweeps.over_gamma else None
+        where = {"objective": objective, "group_size": row.group_size, "behaviour": behaviour}
+        assert_row(row, estimators[row.estimator], mdp, policy, theta, **where)
+    assert {row.verdict for row in found.rows if row.estimator == "ratio"} == {"unbiased"}
+    for wrong in ({}, [clipped_loss], {1: clipped_loss}):
+        with pytest.raises(TypeError, match="pass a dictionary of what to compare"):
+            sweep(*problem, values, estimators=wrong, **options)
 
 
 # --- against brute force

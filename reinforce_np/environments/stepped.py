@@ -179,7 +179,7 @@ def collect_singles(environments, source, act, seeds, rng):
     lanes = list(environments[: len(seeds)])
     begun = len(lanes)
     episode, length = np.arange(begun), np.zeros(begun, dtype=np.intp)
-    seen = [first_seen(env.reset(seed=seed)) for env, seed in zip(lanes, seeds)]
+    seen = [first_seen(reset(env, seed)) for env, seed in zip(lanes, seeds)]
     observations = as_rows(seen, begun)
     check_readable(observations, np.shape(seen[0]), source.policy)
     steps, finals = [], []
@@ -198,7 +198,7 @@ def collect_singles(environments, source, act, seeds, rng):
             for i in ended:
                 going[i] = begun < len(seeds)
                 if going[i]:
-                    following[i] = as_rows([lanes[i].reset(seed=seeds[begun])[0]], 1)[0]
+                    following[i] = as_rows([reset(lanes[i], seeds[begun])[0]], 1)[0]
                     episode[i], length[i] = begun, 0
                     begun += 1
             lanes = [env for env, on in zip(lanes, going) if on]
@@ -226,7 +226,7 @@ def collect_vector(env, source, act, n, rng):
     refuse_single_options(env, source)
     given = action_converter(getattr(env, "single_action_space", None), source.policy)
     mode, L = autoreset_mode(env), env.num_envs
-    seen = first_seen(env.reset(seed=int(rng.integers(SEEDS - L))))
+    seen = first_seen(reset(env, int(rng.integers(SEEDS - L))))
     observations = as_rows(seen, L)
     check_readable(observations, np.shape(seen)[1:], source.policy)
     episode = np.where(np.arange(L) < n, np.arange(L), IDLE)
@@ -277,6 +277,16 @@ def whole_step(result):
             "tells termination from truncation"
         )
     return result
+
+
+def reset(env, seed):
+    """Return what ``env.reset(seed=seed)`` returns; where it takes no seed, the error says what is wanted."""
+    try:
+        return env.reset(seed=seed)
+    except TypeError as error:
+        if "seed" in str(error):
+            error.add_note(f"{type(env).__name__} is asked to reset(seed=...), as Gymnasium's are: let it take seed=None")
+        raise
 
 
 def first_seen(result):

@@ -45,7 +45,7 @@ def over_horizon(sweep, ax=None):
     matplotlib Axes
     """
     ax, lines = axes(ax), _lines(sweep, "variance")
-    colours = dict(zip((name for _, name in lines), (GREY, SKY, BLUE, RED, ORANGE, GREEN), strict=False))
+    colours = _colours(lines, (GREY, SKY, BLUE, RED, ORANGE, GREEN))
     ends = [draw_line(ax, lines[key], colours[key[1]], key[1], dashed=_biased(sweep, key)) for key in lines]
     ax.set_yscale("log")
     axis_names(ax, "horizon T (steps)" + DASHED, "total variance of one trajectory (reward²)")
@@ -78,6 +78,9 @@ def over_gamma(sweep, ax=None):
     names = {
         "gamma on rewards and score": ("γ on rewards, score", RED),
         "gamma on rewards only": ("γ on rewards only", BLUE),
+    }
+    names |= {
+        name: (name, colour) for name, colour in _colours(_lines(sweep, "relative_rmse")).items() if name not in names
     }
     ends = _bias_and_error(ax, sweep, names)
     axis_names(ax, "discount γ used by the estimator (the objective has none)", _error_name("error", sweep))
@@ -141,7 +144,8 @@ def over_group_size(sweep, ax=None):
         found = [line for (_, n), line in lines.items() if n == name]
         ends += [draw_line(ax, found[0], colour, name.removeprefix("group mean (").removesuffix(")"))] if found else []
     ax.set_xscale("log", base=2)
-    ax.set_xticks(found[0][0], [f"{x:g}" for x in found[0][0]], minor=False)
+    sizes = next(iter(grpo.values()))[0]
+    ax.set_xticks(sizes, [f"{x:g}" for x in sizes], minor=False)
     mixed = [row for row in sweep.rows if row.estimator == GRPO and row.verdict == "biased" and row.cosine is not None]
     note = f"\nGRPO on {mixed[-1].setting} together: biased, cosine with the gradient {mixed[-1].cosine:.3f} at N = {mixed[-1].value:g}"
     axis_names(
@@ -183,16 +187,17 @@ def over_batch(sweep, ax=None):
     matplotlib Axes
     """
     ax, lines = axes(ax), _lines(sweep, "relative_rmse")
-    colours = dict(zip((name for _, name in lines), (GREY, BLUE, GREEN, ORANGE, RED), strict=False))
+    colours = _colours(lines, (GREY, BLUE, GREEN, ORANGE, RED))
     ends = [draw_line(ax, lines[key], colours[key[1]], key[1], dashed=_biased(sweep, key)) for key in lines]
     ax.set_xscale("log")
     ax.set_yscale("log")
     percent(ax)
     axis_names(ax, "number of trajectories N" + DASHED, "root mean squared error / length of the gradient")
-    floor = max((row.relative_bias or 0.0 for row in sweep.rows), default=0.0)
+    floor, worst = max(((row.relative_bias or 0.0, row.estimator) for row in sweep.rows), default=(0.0, ""))
     says = "More trajectories cure noise, as 1/√N"
     if floor:
-        says += f"; they do not cure bias, which stops a wrong critic at {100 * floor:.2g}\u00a0%"
+        stopped = "a wrong critic" if worst.endswith("wrong critic") else worst
+        says += f"; they do not cure bias, which stops {stopped} at {100 * floor:.2g}\u00a0%"
     return finished(ax, says, ends)
 
 
@@ -212,7 +217,7 @@ def over_behaviour(sweep, ax=None):
     """
     ax, lines = axes(ax), _lines(sweep, "relative_rmse")
     kl = {row.value: row.kl for row in sweep.rows}
-    colours = dict(zip((name for _, name in lines), (RED, ORANGE, PINK, GREEN, GREY), strict=False))
+    colours = _colours(lines, (RED, ORANGE, PINK, GREEN, GREY))
     ends = []
     for key, (epsilon, error) in lines.items():
         distance = np.array([kl[x] for x in epsilon])
@@ -248,7 +253,7 @@ def over_baseline(sweep, ax=None):
     matplotlib Axes
     """
     ax, lines = axes(ax), _lines(sweep, "variance")
-    colours = dict(zip((name for _, name in lines), (GREY, BLUE, ORANGE, GREEN), strict=False))
+    colours = _colours(lines, (GREY, BLUE, ORANGE, GREEN))
     ends = [draw_line(ax, lines[key], colours[key[1]], key[1]) for key in lines]
     ax.set_ylim(bottom=0)
     axis_names(
@@ -264,6 +269,12 @@ def over_baseline(sweep, ax=None):
             f"with the baseline V {100 * with_V / plain:.2g}\u00a0% are left"
         )
     return finished(ax, says, ends)
+
+
+def _colours(lines, first=()):
+    """Return {estimator: colour}: in their order those of a sweep's own family, then others."""
+    names = list(dict.fromkeys(name for _, name in lines))
+    return dict(zip(names, [*first, *COLOURS * len(names)], strict=False))
 
 
 def _lines(sweep, column):

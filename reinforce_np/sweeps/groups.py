@@ -8,7 +8,7 @@ from reinforce_np import arguments
 from reinforce_np.estimators import Estimator, GroupMean, GroupStandardised, LeaveOneOut
 from reinforce_np.mdp import FiniteMDP
 from reinforce_np.policies import TabularSoftmax
-from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, rows_of, several
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, given, measured, rows_of, several
 
 GROUP_SIZES = (2, 4, 8, 16, 32, 64)
 SUCCESS = (0.5, 0.1, 0.02)
@@ -62,7 +62,9 @@ def verifier(success, n_actions=4):
     return mdp, TabularSoftmax(S, n_actions), theta.ravel()
 
 
-def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_SIZE, setting="", executor=None):
+def over_group_size(
+    mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_SIZE, setting="", estimators=None, executor=None
+):
     """RLOO, the group's mean, and its mean and deviation, for groups of N trajectories from one first state.
 
     Parameters
@@ -75,6 +77,8 @@ def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_
         Trajectories of the errors: batch_size / N groups.
     setting : str
         A name for this problem.
+    estimators : dict, optional
+        {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
     executor : concurrent.futures.Executor, optional
         Computes the rows side by side; the result is the same, bit for bit.
 
@@ -93,18 +97,18 @@ def over_group_size(mdp, policy, theta, values=GROUP_SIZES, *, batch_size=BATCH_
     8 group mean (Dr. GRPO)           0.875 1.43
     8 group mean and deviation (GRPO) 1.856 1.28
     """
-    cases = _cases(mdp, policy, theta, values, batch_size=batch_size, setting=setting)
+    cases = _cases(mdp, policy, theta, values, batch_size=batch_size, setting=setting, estimators=estimators)
     return Sweep("group-size", rows_of(cases, executor))
 
 
-def _cases(mdp, policy, theta, values, *, batch_size, setting):
+def _cases(mdp, policy, theta, values, *, batch_size, setting, estimators=None):
     """Return the cases of one problem."""
     finite_horizon(mdp)
     options = {"batch_size": count("batch_size", batch_size), "setting": setting}
     return [
-        partial(measured, N, name, Estimator(advantage), mdp, policy, theta, group_size=N, **options)
+        partial(measured, N, name, estimator, mdp, policy, theta, group_size=N, **options)
         for N in several("values", values, _group_size)
-        for name, advantage in FAMILY
+        for name, estimator in given(estimators, [(name, Estimator(advantage)) for name, advantage in FAMILY])
     ]
 
 

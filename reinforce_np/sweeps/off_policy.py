@@ -16,7 +16,7 @@ from reinforce_np.estimators import (
 )
 from reinforce_np.exact import Undiscounted, occupancy
 from reinforce_np.exact import values as exact_values
-from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, rows_of, several, share
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, given, measured, rows_of, several, share
 
 HORIZONS = (2, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40)
 SHARES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
@@ -77,7 +77,18 @@ def trajectory_divergence(mdp, policy, theta, behaviour):
     return max(float(visits @ (pi * gaps).sum(axis=1)), 0.0)
 
 
-def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size=BATCH_SIZE, executor=None):
+def over_horizon(
+    mdp,
+    policy,
+    theta,
+    values=HORIZONS,
+    *,
+    epsilon=1.0,
+    batch_size=BATCH_SIZE,
+    estimators=None,
+    group_size=1,
+    executor=None,
+):
     """How variance grows with the length of the episode, on-policy and by importance sampling.
 
     On-policy it grows like a power of the horizon, and stops when episodes
@@ -93,6 +104,10 @@ def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size
         The behaviour is the policy, and uniform with this probability.
     batch_size : int
         N of the errors.
+    estimators : dict, optional
+        {name: estimator} to compare in place of those of this sweep, on data of the behaviour: in any of the forms that `judge` takes, a loss too.
+    group_size : int
+        Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
         Computes the rows side by side; the result is the same, bit for bit.
 
@@ -110,26 +125,42 @@ def over_horizon(mdp, policy, theta, values=HORIZONS, *, epsilon=1.0, batch_size
     per-decision ratio         6.5e+08
     V-trace (truncated ratio)  1.8e+02
     """
-    n, cases = count("batch_size", batch_size), []
+    n, cases, group_size = count("batch_size", batch_size), [], count("group_size", group_size)
     mu = mixed_with_uniform(policy, theta, epsilon)
     for horizon in several("values", values, count):
         model = mdp.replace(horizon=horizon)
         V = exact_values(model, policy, theta)
         kl = trajectory_divergence(model, policy, theta, mu)
-        for name, estimator, on_policy in (
+        family = (
             ("on-policy, total return", Estimator(TotalReturn()), True),
             ("on-policy, reward-to-go", Estimator(RewardToGo()), True),
             ("on-policy, baseline V", Estimator(RewardToGo(V)), True),
             ("whole-trajectory ratio", Estimator(TotalReturn(), ratio=TrajectoryRatio()), False),
             ("per-decision ratio", Estimator(RewardToGo(), ratio=PerDecisionRatio()), False),
             ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace()), False),
-        ):
+        )
+        for name, estimator, on_policy in given(estimators, family, False):
             source = {} if on_policy else {"behaviour": mu, "kl": kl}
-            cases.append(partial(measured, horizon, name, estimator, model, policy, theta, batch_size=n, **source))
+            cases.append(
+                partial(
+                    measured,
+                    horizon,
+                    name,
+                    estimator,
+                    model,
+                    policy,
+                    theta,
+                    batch_size=n,
+                    group_size=group_size,
+                    **source,
+                )
+            )
     return Sweep("horizon", rows_of(cases, executor))
 
 
-def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE, executor=None):
+def over_behaviour(
+    mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE, estimators=None, group_size=1, executor=None
+):
     """What distance between behaviour and policy costs: variance with the ratio, bias without.
 
     All use the true V as baseline or critic. The distance is in the rows as `kl`.
@@ -142,6 +173,10 @@ def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE, 
         ε in [0, 1]: the behaviour is the policy, and uniform with this probability.
     batch_size : int
         N of the errors.
+    estimators : dict, optional
+        {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+    group_size : int
+        Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
         Computes the rows side by side; the result is the same, bit for bit.
 
@@ -160,21 +195,35 @@ def over_behaviour(mdp, policy, theta, values=SHARES, *, batch_size=BATCH_SIZE, 
     per-step ratio            biased   5.56
     V-trace (truncated ratio) biased   4.25
     no ratio                  biased   5.85
+
+    A loss of yours, as data get older:
+
+    >>> from reinforce_np import numpy_loss
+    >>> def clipped(log_probs, batch):
+    ...     ratio, G = np.exp(log_probs - batch.log_probabilities), (batch.rewards * batch.mask).sum(axis=1, keepdims=True)
+    ...     return -(np.minimum(ratio * G, np.clip(ratio, 0.8, 1.2) * G) * batch.mask).sum(axis=1).mean()
+    >>> mdp, theta = examples.referee(horizon=2).replace(gamma=1.0), np.linspace(-1, 1, 9)
+    >>> sweep = over_behaviour(mdp, TabularSoftmax(3, 3), theta, [0.0, 0.1, 1.0], estimators={"mine": numpy_loss(clipped)})
+    >>> for row in sweep.rows:
+    ...     print(f"{row.value} {row.estimator} {row.verdict:8} {row.relative_bias:.3f}")
+    0.0 mine unbiased 0.000
+    0.1 mine biased   0.011
+    1.0 mine biased   1.364
     """
     finite_horizon(mdp)
-    n, cases = count("batch_size", batch_size), []
+    n, cases, group_size = count("batch_size", batch_size), [], count("group_size", group_size)
     V = exact_values(mdp, policy, theta)
     for epsilon in several("values", values, share):
         mu = mixed_with_uniform(policy, theta, epsilon)
         kl = trajectory_divergence(mdp, policy, theta, mu)
-        for name, estimator in (
+        family = (
             ("whole-trajectory ratio", Estimator(RewardToGo(V), ratio=TrajectoryRatio())),
             ("per-decision ratio", Estimator(RewardToGo(V), ratio=PerDecisionRatio())),
             ("per-step ratio", Estimator(RewardToGo(V), ratio=TokenRatio())),
             ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace())),
             ("no ratio", Estimator(RewardToGo(V))),
-        ):
-            cases.append(
-                partial(measured, epsilon, name, estimator, mdp, policy, theta, batch_size=n, behaviour=mu, kl=kl)
-            )
+        )
+        where = {"behaviour": mu, "kl": kl, "batch_size": n, "group_size": group_size}
+        for name, estimator in given(estimators, family):
+            cases.append(partial(measured, epsilon, name, estimator, mdp, policy, theta, **where))
     return Sweep("behaviour", rows_of(cases, executor))

@@ -9,7 +9,7 @@ from reinforce_np import arguments
 from reinforce_np.estimators import GAE, Estimator, LeaveOneOut, RewardToGo, TotalReturn
 from reinforce_np.exact import Undiscounted, objective, occupancy, optimal_baseline
 from reinforce_np.exact import values as exact_values
-from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, measured, rows_of, several, share
+from reinforce_np.sweeps.table import BATCH_SIZE, Sweep, count, finite_horizon, given, measured, rows_of, several, share
 
 GAMMAS = (0.6, 0.7, 0.8, 0.85, 0.9, 0.94, 0.96, 0.98, 0.99, 1.0)
 LAMBDAS = (0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
@@ -19,7 +19,9 @@ GROUP = 4  # members of a group in the sweep over batch sizes
 BIASED_LAMBDA = 0.8
 
 
-def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE, executor=None):
+def over_gamma(
+    mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE, estimators=None, group_size=1, executor=None
+):
     """Bias and variance of discounting more than the objective asks for.
 
     The objective is the undiscounted return. Estimators use γ < 1 all the
@@ -34,6 +36,10 @@ def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE, exec
         γ, in [0, 1].
     batch_size : int
         N of the errors.
+    estimators : dict, optional
+        {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+    group_size : int
+        Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
         Computes the rows side by side; the result is the same, bit for bit.
 
@@ -52,15 +58,17 @@ def over_gamma(mdp, policy, theta, values=GAMMAS, *, batch_size=BATCH_SIZE, exec
     1.0 gamma on rewards only unbiased
     """
     finite_horizon(mdp)
-    n, cases = count("batch_size", batch_size), []
+    n, cases, group_size = count("batch_size", batch_size), [], count("group_size", group_size)
     for gamma in several("values", values, share):
         model = mdp.replace(gamma=gamma)
         V = exact_values(model, policy, theta)
-        for name, discounted in (("gamma on rewards and score", True), ("gamma on rewards only", False)):
-            estimator = Estimator(RewardToGo(V), discounted_score=discounted)
-            cases.append(
-                partial(measured, gamma, name, estimator, model, policy, theta, batch_size=n, objective=Undiscounted())
-            )
+        family = [
+            (name, Estimator(RewardToGo(V), discounted_score=discounted))
+            for name, discounted in (("gamma on rewards and score", True), ("gamma on rewards only", False))
+        ]
+        options = {"batch_size": n, "group_size": group_size, "objective": Undiscounted()}
+        for name, estimator in given(estimators, family):
+            cases.append(partial(measured, gamma, name, estimator, model, policy, theta, **options))
     return Sweep("gamma", rows_of(cases, executor))
 
 
@@ -178,7 +186,7 @@ def over_baseline(mdp, policy, theta, values=WEIGHTS, *, batch_size=BATCH_SIZE, 
     return Sweep("baseline", rows_of(cases, executor))
 
 
-def over_batch(mdp, policy, theta, values=BATCHES, *, executor=None):
+def over_batch(mdp, policy, theta, values=BATCHES, *, estimators=None, group_size=1, executor=None):
     """The error against the number of trajectories: noise falls as 1/√N, bias stays.
 
     Parameters
@@ -187,6 +195,10 @@ def over_batch(mdp, policy, theta, values=BATCHES, *, executor=None):
         The problem, with a horizon.
     values : sequence of int
         N; RLOO, which compares trajectories in groups of 4, has a row where N is a multiple of that.
+    estimators : dict, optional
+        {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+    group_size : int
+        Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
         Computes the rows side by side; the result is the same, bit for bit.
 
@@ -209,17 +221,17 @@ def over_batch(mdp, policy, theta, values=BATCHES, *, executor=None):
     finite_horizon(mdp)
     V, wrong = exact_values(mdp, policy, theta), wrong_critic(mdp, policy)
     family = (
-        ("REINFORCE, total return", TotalReturn(), 1),
-        ("reward-to-go, baseline V", RewardToGo(V), 1),
-        (f"RLOO, groups of {GROUP}", LeaveOneOut(), GROUP),
-        (f"GAE {BIASED_LAMBDA:g}, wrong critic", GAE(wrong, BIASED_LAMBDA), 1),
-        ("GAE 0, wrong critic", GAE(wrong, 0.0), 1),
+        ("REINFORCE, total return", Estimator(TotalReturn()), 1),
+        ("reward-to-go, baseline V", Estimator(RewardToGo(V)), 1),
+        (f"RLOO, groups of {GROUP}", Estimator(LeaveOneOut()), GROUP),
+        (f"GAE {BIASED_LAMBDA:g}, wrong critic", Estimator(GAE(wrong, BIASED_LAMBDA)), 1),
+        ("GAE 0, wrong critic", Estimator(GAE(wrong, 0.0)), 1),
     )
     values = several("values", values, count)
     once = rows_of(
         (
-            partial(measured, 1, name, Estimator(advantage), mdp, policy, theta, batch_size=1, group_size=group_size)
-            for name, advantage, group_size in family
+            partial(measured, 1, name, estimator, mdp, policy, theta, batch_size=1, group_size=size)
+            for name, estimator, size in given(estimators, family, count("group_size", group_size))
         ),
         executor,
     )

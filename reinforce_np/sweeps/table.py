@@ -210,6 +210,29 @@ def measured(
     return row.averaged_over(batch_size)
 
 
+def given(estimators, family, *more):
+    """Return what a sweep compares: (name, estimator, ...) of its own family, or of yours.
+
+    Parameters
+    ----------
+    estimators : dict or None
+        {name: estimator}, what `exact.judge` takes.
+    family : sequence of tuple
+        What is compared if there are none.
+    *more
+        What a tuple of the family has besides, for each of yours.
+
+    Returns
+    -------
+    list of tuple
+    """
+    if estimators is None:
+        return list(family)
+    if not isinstance(estimators, dict) or not estimators or not all(isinstance(name, str) for name in estimators):
+        raise TypeError(f"estimators={estimators!r}: pass a dictionary of what to compare, {{name: estimator}}")
+    return [(name, estimator, *more) for name, estimator in estimators.items()]
+
+
 def several(name, values, check):
     """Return the values as a list, each passed through `check`, refusing an empty one and doubles.
 
