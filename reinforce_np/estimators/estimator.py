@@ -84,7 +84,8 @@ class Estimator:
         for name, record, method in slots:
             if not hasattr(record, method) or isinstance(record, type):
                 raise TypeError(
-                    f"{name}={record!r} does not fit into this slot; pass a record such as those of reinforce_np.estimators"
+                    f"{name}={record!r} does not fit into this slot; pass a record such as those of reinforce_np.estimators, "
+                    f"with its method {method!r}, or judge a function of your own, f(trajectories, theta)"
                 )
         if isinstance(self.ratio, PerDecisionRatio | VTrace) and not hasattr(self.advantage, "trace"):
             raise TypeError(
