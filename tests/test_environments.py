@@ -300,7 +300,7 @@ def reinforce_loss(log_probs, batch):
 @pytest.mark.parametrize(
     "source",
     [
-        ModelSource(examples.referee().replace(gamma=1.0), TabularSoftmax(3, 3), group_size=2),
+        ModelSource(examples.referee().replace(gamma=1.0), TabularSoftmax(3, 3), group_size=2, behaviour=np.zeros(9)),
         EnvironmentSource(Push, FeatureSoftmax(features.Polynomial([-9], [9], order=1), 2), gamma=1.0),
         EnvironmentSource(Push, GaussianPolicy(features.Polynomial([-9], [9], order=1), 1), gamma=1.0),
     ],
@@ -316,6 +316,7 @@ def test_a_loss_trains_as_the_estimator_that_it_is(source):
 
     def asks(log_probs, batch, problem):
         assert (problem.prompts * problem.group_size, problem.gamma) == (len(batch.rewards), 1.0)
+        assert problem.behaviour is getattr(source, "behaviour", None)
         return reinforce_loss(log_probs, batch)
 
     assert np.array_equal(train(source, numpy_loss(asks), SGD(0.1), theta=theta, **options).theta, found)

@@ -1200,7 +1200,17 @@ def test_every_way_gives_visits_and_pairs_and_values(way, T):
     assert_exact(expected[0], sum(start @ np.linalg.matrix_power(dense, t) for t in range(T)), T)
 
 
+def test_no_policies_have_no_gradients():
+    model, nobody = examples.referee(horizon=3), np.zeros((0, 9))
+    assert exact.gradient(model, TabularSoftmax(3, 3), nobody).shape == (0, 9)
+    assert exact.occupancy(model, TabularSoftmax(3, 3), nobody).shape == (0, 3, 3)
+
+
 def test_the_quickest_way_of_a_model():
+    bandits = random_mdp(n_states=100, n_actions=2, horizon=1, rng=0)
+    assert chains.quickest(bandits) is chains._by_steps and "adjacent" not in vars(
+        bandits.neighbours
+    )  # no step to gather for
     lake, at_random = (
         examples.frozen_lake(map="8x8", horizon=100),
         random_mdp(n_states=1000, n_actions=6, horizon=100, rng=0),

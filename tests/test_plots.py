@@ -50,7 +50,9 @@ def test_a_picture_has_lines_labels_and_a_sentence(figure, name):
 def test_estimators_of_yours_are_all_drawn(figure, name):
     """More of them than a family has colours, and no word of a critic or a ratio that is not there."""
     mine = {f"mine {i}": Estimator(LeaveOneOut(), normaliser=Constant(1 + i)) for i in range(8)}
-    values = {"horizon": [1, 2], "gamma": [1.0, 0.5], "batch": [2, 20], "behaviour": [1.0, 0.5], "group_size": [2, 3]}[name]
+    values = {"horizon": [1, 2], "gamma": [1.0, 0.5], "batch": [2, 20], "behaviour": [1.0, 0.5], "group_size": [2, 3]}[
+        name
+    ]
     shape = {} if name == "group_size" else {"group_size": 2}
     problem = PROBLEM[0].replace(horizon=2), *PROBLEM[1:]
     sweep = getattr(sweeps, f"over_{name}")(*problem, values, estimators=mine, **shape)

@@ -285,7 +285,9 @@ def reset(env, seed):
         return env.reset(seed=seed)
     except TypeError as error:
         if "seed" in str(error):
-            error.add_note(f"{type(env).__name__} is asked to reset(seed=...), as Gymnasium's are: let it take seed=None")
+            error.add_note(
+                f"{type(env).__name__} is asked to reset(seed=...), as Gymnasium's are: let it take seed=None"
+            )
         raise
 
 

@@ -30,7 +30,6 @@ from reinforce_np.sampling import sample
 ROUNDING = 256  # times the unit rounding, per step, relative to the root mean square of an estimate
 SINGLE = float(np.finfo(np.float32).eps)
 RESOLVED = 1e-3  # of the gradient: a mean off by more is never acquitted, however much rounding may have left
-SHOWN = 4  # batches that a function is shown as if another policy had drawn them
 ALL_ONE = "all ratios were 1: pass a behaviour to judge others"
 NOTHING_TO_COMPARE = (
     "every estimate is zero: what compares trajectories needs several, by group_size=2 or "
@@ -293,7 +292,7 @@ def is_on_policy(problem):
 def reads_ratios(estimator, problem):
     """Return whether an estimator corrects for data of another policy.
 
-    A function is shown batches with rewards at random as if another policy had drawn them, and answers otherwise if it does.
+    A function is shown a batch with rewards at random as if another policy had drawn it, and answers otherwise if it does.
 
     Examples
     --------
@@ -310,18 +309,15 @@ def reads_ratios(estimator, problem):
     if isinstance(estimator, Estimator):
         return not isinstance(estimator.ratio, OnPolicy)
     size, rng = problem.prompts * problem.group_size, np.random.default_rng(0)
-    for _ in range(SHOWN):
-        drawn = sample(problem.mdp, problem.policy, problem.theta, size, group_size=problem.group_size, rng=rng)
-        rewards, log_ratios = rng.normal(size=drawn.mask.shape), rng.uniform(0.0, 0.15, size=drawn.mask.shape)
-        drawn = replace(drawn, rewards=np.where(drawn.mask, rewards, 0.0))
-        otherwise = replace(drawn, log_probabilities=np.where(drawn.mask, drawn.log_probabilities - log_ratios, 0.0))
-        try:
-            ours, theirs = (estimate_of(estimator, batch, problem.theta) for batch in (drawn, otherwise))
-        except Exception:  # it may refuse what it is not meant for: then nothing is known
-            return False
-        if not np.allclose(ours, theirs, rtol=1e-3, atol=0.0):
-            return True
-    return False
+    drawn = sample(problem.mdp, problem.policy, problem.theta, size, group_size=problem.group_size, rng=rng)
+    rewards, log_ratios = rng.normal(size=drawn.mask.shape), rng.uniform(0.0, 0.15, size=drawn.mask.shape)
+    drawn = replace(drawn, rewards=np.where(drawn.mask, rewards, 0.0))
+    otherwise = replace(drawn, log_probabilities=np.where(drawn.mask, drawn.log_probabilities - log_ratios, 0.0))
+    try:
+        ours, theirs = (estimate_of(estimator, batch, problem.theta) for batch in (drawn, otherwise))
+    except Exception:  # it may refuse what it is not meant for: then nothing is known
+        return False
+    return not np.allclose(ours, theirs, rtol=1e-3, atol=0.0)
 
 
 def one_direction(problem):
