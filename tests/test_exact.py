@@ -1208,9 +1208,7 @@ def test_no_policies_have_no_gradients():
 
 def test_the_quickest_way_of_a_model():
     bandits = random_mdp(n_states=100, n_actions=2, horizon=1, rng=0)
-    assert chains.quickest(bandits) is chains._by_steps and "adjacent" not in vars(
-        bandits.neighbours
-    )  # no step to gather for
+    assert chains.quickest(bandits) is chains._by_powers and "adjacent" not in vars(bandits.neighbours)
     lake, at_random = (
         examples.frozen_lake(map="8x8", horizon=100),
         random_mdp(n_states=1000, n_actions=6, horizon=100, rng=0),
