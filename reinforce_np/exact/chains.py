@@ -173,7 +173,7 @@ def _together(P, r, start, T, links):
     D[:], w[:] = x[-2::-1, :, 0].T, x[:-1, :, 1].T
     w.take(into, 0, ahead, "clip")
     M = np.matmul(ahead[:, :, None], D[:, :, None])[..., 0, 0]
-    return x[-1, :, 0], M, w.sum(axis=1) + x[-1, :, 1]
+    return x[-1, :, 0], M, _adding_rows(w.T)(w.T) + x[-1, :, 1]
 
 
 def _by_double_steps(P, r, start, T, links):
