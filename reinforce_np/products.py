@@ -8,9 +8,7 @@ import math
 
 import numpy as np
 
-ONE_THREAD = (
-    2**18 - 1
-)  # multiplications of real numbers up to which OpenBLAS keeps a product of two matrices to one thread
+ONE_THREAD = 2**18  # real multiplications up to which OpenBLAS keeps a product of two matrices to one thread
 ONE_THREAD_ROW = 9216  # the same for a product of a vector and a matrix
 INNER = 2**8  # terms of a sum that are added up at a time, so that blocks do not become too small
 FEW_COLUMNS = 32  # at a time, below which BLAS is not quicker than a loop
@@ -24,6 +22,11 @@ def rows_of_one_thread(y):
 def one_thread_will_do(y):
     """Say whether BLAS keeps a product of a vector and y to one thread."""
     return _multiplications(y) < ONE_THREAD_ROW
+
+
+def product_of(rows, y):
+    """Return the quickest function on one thread that multiplies so many rows, and fewer, with y: ``product(x, y, out)``."""
+    return np.dot if rows * _multiplications(y) <= ONE_THREAD else on_one_thread
 
 
 def on_one_thread(x, y, out):
@@ -64,7 +67,7 @@ def on_one_thread(x, y, out):
 
 def _multiplications(y):
     """Return what a row times y takes, in multiplications of real numbers."""
-    return y.size * (4 if y.dtype.kind == "c" else 1)
+    return y.size * (5 if y.dtype.kind == "c" else 1)  # of complex numbers a quarter, and not as many as that
 
 
 def _even(n, most):

@@ -40,3 +40,11 @@ def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, 
     at_least = (inner if n == 1 else min(inner, 100)) * (4 if dtype is complex else 1)  # of one entry
     assert all(size < max(limit, at_least + 1) for size in sizes)
     assert sizes or n < 2
+
+
+@pytest.mark.parametrize(("rows", "S", "dtype", "whole"), [
+    (64, 64, float, True), (65, 64, float, False), (96, 96, float, False), (16, 100, float, True),
+    (64, 64, complex, False), (30, 40, complex, True), (0, 500, float, True),
+])  # fmt: skip
+def test_small_products_are_left_to_blas(rows, S, dtype, whole):
+    assert products.product_of(rows, np.zeros((S, S), dtype)) is (np.dot if whole else products.on_one_thread)

@@ -25,9 +25,10 @@ from functools import lru_cache, partial
 import numpy as np
 
 from reinforce_np.exact import bellman
-from reinforce_np.products import on_one_thread, one_thread_will_do
+from reinforce_np.products import one_thread_will_do, product_of
 
-SMALL = 96  # states up to which BLAS is left alone with a dense matrix
+SMALL = 64  # states up to which BLAS multiplies two of their matrices in one thread, and
+SMALL_ENOUGH = 95  # up to which a row and a matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
 DENSE = 2  # times the successors of a state: with so many states or fewer it always is
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
@@ -116,14 +117,14 @@ def _of_rows(S, T, squarings=None):
 
 def _of_steps(n, S):
     """Return what n steps at a time, of either recursion, take."""
-    return 2000 + 2 * _of_product(n, S)
+    return (2000 if n > 1 or S > SMALL_ENOUGH else 500) + 2 * _of_product(n, S)
 
 
 def _of_product(n, S):
     """Return what the product of n rows with a dense chain of S states takes."""
     if n == 1:
-        return 400 + 0.09 * S**2 if S <= SMALL else 1400 + 0.17 * S**2
-    return 500 + S**2 * (0.3 + (0.031 if S <= SMALL else 0.047) * n)
+        return 400 + 0.09 * S**2 if S <= SMALL_ENOUGH else 1400 + 0.17 * S**2
+    return 500 + S**2 * (0.3 + 0.031 * n) if S <= SMALL else 1500 + S**2 * (0.3 + 0.047 * n)
 
 
 def _by_steps(P, r, start, T, links):
@@ -211,7 +212,8 @@ def _by_powers(P, r, start, T, links):
     """Return the same for a chain so small that it is a dense matrix: n steps at a time by its n-th power."""
     P = bellman.summed(links.cells, len(start) ** 2)(P[:-1]).reshape(len(start), -1)
     d, v = _rows(P, r, start, T)
-    return _adding_rows(d)(d), _product_of(len(P))(d.T, v[:T], out=np.empty_like(P)).take(links.cells), v[T]
+    M = product_of(len(start), v)(d.T, v[:T], np.empty_like(P))
+    return _adding_rows(d)(d), M.take(links.cells), v[T]
 
 
 def _rows(P, r, start, T):
@@ -224,15 +226,30 @@ def _rows(P, r, start, T):
     S, dtype = len(start), r.dtype
     d, v = np.empty((T, S), dtype=dtype), np.empty((T + 1, S), dtype=dtype)
     d[-1:], v[:1], v[1:2] = start, 0.0, r
-    product = _product_of(S)
-    forwards = np.asfortranarray(P) if SMALL < S <= MOST_DENSE else P  # single rows want it by columns
-    for n, squared, from_d, to_d, from_v, to_v in plan(T, most_at_a_time(S, T)):
+    most = most_at_a_time(S, T)
+    if most == 1 and one_thread_will_do(P):  # v_k are the sums of Pⁱ r
+        for now, after, ahead, further in zip(d[:0:-1], d[-2::-1], v[1:-1], v[2:], strict=True):
+            np.dot(now, P, after)
+            np.dot(P, ahead, further)
+        v[1:] = _running_sums(T).dot(v[1:])
+        return d, v
+    product = product_of(max(most, S), P)
+    forwards = np.asfortranarray(P) if SMALL_ENOUGH < S <= MOST_DENSE else P  # single rows want it by columns
+    for n, squared, from_d, to_d, from_v, to_v in plan(T, most):
         if squared:
-            P = forwards = product(P, P, out=np.empty_like(P))
-        product(d[from_d], forwards, out=d[to_d])
-        values = product(v[from_v], P.T, out=v[to_v])
+            P = forwards = product(P, P, np.empty_like(P))
+        product(d[from_d], forwards, d[to_d])
+        values = product(v[from_v], P.T, v[to_v])
         values += v[n]
     return d, v
+
+
+@lru_cache(maxsize=8)
+def _running_sums(T):
+    """Return the matrix that makes running sums of T rows; T is small."""
+    matrix = np.tri(T)
+    matrix.setflags(write=False)
+    return matrix
 
 
 @lru_cache
@@ -265,8 +282,3 @@ def plan(T, most):
 def most_at_a_time(S, T):
     """Return how many steps at a time, of T, a dense chain of S states goes in the end: a power of two, as far as it pays to square."""
     return 2 ** min(range(max(T - 1, 1).bit_length()), key=lambda squarings: _of_rows(S, T, squarings))
-
-
-def _product_of(S):
-    """Return the function that multiplies matrices of so many states: if they are few, by BLAS left alone."""
-    return np.dot if S <= SMALL else on_one_thread
