@@ -20,9 +20,7 @@ import numpy as np
 
 ROUNDS = 9  # of a race, at least 3 of them also when they take long
 SECONDS = 6.0  # of a race, after which it stops early
-SHORTEST = (
-    1e-2  # seconds of one measurement: what is faster is repeated within it, so that it runs as it does in a loop
-)
+SHORTEST = 1e-2  # seconds of one measurement: what is faster is repeated within it, as it is in a loop
 
 
 class Options(NamedTuple):

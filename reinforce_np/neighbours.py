@@ -110,7 +110,7 @@ class Neighbours:
         """Which entries of `into` are next states, and not there to fill up, where `entered_by` says so, (J, S)."""
         leads = np.zeros(self.into.size, dtype=bool)
         leads[self.entered_by[self.entered_by < self.into.size]] = True
-        return leads.reshape(self.into.shape)
+        return _read_only([leads.reshape(self.into.shape)])[0]
 
     @cached_property
     def adjacent(self):

@@ -34,7 +34,7 @@ from reinforce_np import (
     sample,
 )
 from reinforce_np.checks.means import catoni, catoni_log_probability, catoni_scale
-from reinforce_np.training import SGD, Evaluation, train
+from reinforce_np.training import SGD, Evaluation, Update, train
 
 ALPHA = 1e-6  # false alarms of each statistical test, over all its components
 
@@ -322,6 +322,38 @@ def test_a_loss_trains_as_the_estimator_that_it_is(source):
     assert np.array_equal(train(source, numpy_loss(asks), SGD(0.1), theta=theta, **options).theta, found)
 
 
+class Relayed:
+    """A source of one's own, that says nothing of the groups that its trajectories are in, nor of a policy unless it is to."""
+
+    def __init__(self, inner, silent=False):
+        self.inner, self.policy, self.silent = inner, inner.policy, silent
+
+    def draw(self, theta, n, *, rng=None, executor=None):
+        draw = self.inner.draw(theta, n, rng=rng, executor=executor)
+        return Draw(draw.trajectories, draw.mdp, None if self.silent else draw.policy)
+
+
+@pytest.mark.parametrize("relayed", [False, True])
+def test_the_problem_of_a_minibatch_has_its_groups(relayed):
+    seen, inner = [], ModelSource(examples.referee(), TabularSoftmax(3, 3), group_size=3)
+
+    def asks(trajectories, theta, problem):
+        seen.append((len(trajectories), problem.prompts, problem.group_size, np.array_equal(problem.theta, theta)))
+        return np.ones(9)
+
+    options = {
+        "iterations": 1,
+        "batch_size": 12,
+        "rng": 0,
+        "update": Update(minibatches=2),
+        "evaluation": Evaluation(0),
+    }
+    train(Relayed(inner) if relayed else inner, asks, SGD(0.1), **options)
+    assert seen == [(6, 2, 3, True)] * 2
+    with pytest.raises(TypeError, match="estimator=asks wants the problem, whose policy this source does not say"):
+        train(Relayed(inner, silent=True), asks, SGD(0.1), **options)
+
+
 def test_nothing_is_bootstrapped_after_termination_even_when_truncated_too():
     class Both:
         def reset(self, *, seed=None):
@@ -486,6 +518,11 @@ class Forgetful(Clocks):
         return super().step(actions)[1:]
 
 
+class Picky(Clock):
+    def reset(self, *, seed=None):
+        raise TypeError("seeds are strings here")
+
+
 class Seedless(Clock):
     def reset(self):
         return super().reset()
@@ -513,6 +550,7 @@ REFUSED = {
     "old step": (lambda: draw_of((0.0,) * 3, 1.0, None, 4), "env.step returned 4"),
     "old reset": (lambda: draw_of((0.0,) * 3, 1.0, None, 5, np.zeros(3)), "env.reset returned ndarray"),
     "old reset of two": (lambda: draw_of((0.0,) * 3, 1.0, None, 5, [0.0, 1.0]), "env.reset returned list"),
+    "seed of a kind": (lambda: EnvironmentSource(Picky, POLICY, gamma=1.0).draw(THETA, 2), "^seeds are strings here$"),
     "no seed": (lambda: EnvironmentSource(Seedless, POLICY, gamma=1.0).draw(THETA, 2), "let it take seed=None"),
     "old vector": (lambda: EnvironmentSource(Forgetful(), POLICY, gamma=1.0).draw(THETA, 2), "env.step returned 4"),
     "two axes": (

@@ -1138,7 +1138,7 @@ def test_long_sweeps_over_merged_chains(mdp):
         assert np.array_equal(between[there][:, way] % mdp.n_states, before[there])
         assert np.array_equal(into.ravel()[between[there][:, way]], after[there])
     assert not pickle.loads(pickle.dumps(mdp)).__dict__.keys() & {"neighbours", "continuation"}
-    tables = [into, pair, entered_by, entered_from, links.cells, beside, between, *links.twice[1:]]
+    tables = [into, pair, entered_by, entered_from, links.cells, links.leads, beside, between, *links.twice[1:]]
     assert not any(table.flags.writeable for table in tables)
 
 

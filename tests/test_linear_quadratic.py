@@ -102,6 +102,8 @@ def test_what_leaves_float64_is_refused():
     for function in (objective, gradient):
         with pytest.raises(ValueError, match=f"{function.__name__} leaves float64: .* is not stable"):
             function(unstable, np.zeros(2))
+        with pytest.raises(ValueError, match=f"{function.__name__} leaves float64: theta is too large"):
+            function(unstable, np.array([1e200, 0.0]))
         assert np.all(np.isfinite(function(unstable, np.array([-1.5, 0.0]))))
 
 

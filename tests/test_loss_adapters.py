@@ -208,6 +208,12 @@ def test_losses_that_are_none_are_refused():
         judge(numpy_loss(lambda log_probs, batch: None or ()), PROBLEM)
     with pytest.raises(TypeError, match=r"cannot be evaluated at complex log-probabilities: .*differences=True"):
         judge(numpy_loss(lambda log_probs, batch: math.exp(log_probs[0, 0])), PROBLEM)
+    with pytest.raises(TypeError, match=r"^unsupported operand"):  # has nothing to do with complex numbers
+        judge(numpy_loss(lambda log_probs, batch: log_probs.sum() + None), PROBLEM)
+    with pytest.raises(ValueError, match="reference=None: there is none here"):
+        judge(
+            numpy_loss(lambda x, batch, problem: problem.policy.log_probabilities_of("reference", None).sum()), PROBLEM
+        )
     for wrong in (3, lambda log_probs: 0.0, lambda a, b, c, d: 0.0):
         with pytest.raises(TypeError, match="pass a function loss"):
             numpy_loss(wrong)

@@ -67,6 +67,11 @@ def test_files_start_as_they_should(figure, kind, start):
     assert plots.image(draw, compute(), f"x.{kind}").startswith(start)
 
 
+def test_one_prompt_has_factors_and_nothing_to_mix(figure):
+    ax = plots.over_group_size(sweeps.over_group_size(*sweeps.verifier([0.5]), [2, 4]))
+    assert "together" not in ax.get_xlabel() and {text.get_text() for text in ax.texts} >= {"GRPO", "RLOO"}
+
+
 def test_drawing_opens_no_window(figure):
     draw, compute, *_ = CASES["batch"]
     ax = draw(compute())

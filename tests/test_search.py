@@ -27,7 +27,7 @@ from reinforce_np import (
     numpy_loss,
     worst_problem,
 )
-from reinforce_np.exact.verdicts import ALL_ONE, ALL_ZERO, NOTHING_TO_COMPARE, one_direction
+from reinforce_np.exact.verdicts import ALL_ONE, ALL_ZERO, one_direction
 from reinforce_np.problem import code
 from reinforce_np.referee import search
 from reinforce_np.referee.counterexamples import ELSEWHERE, distance, not_by
@@ -174,13 +174,23 @@ def test_functions_that_read_the_behaviour_are_seen_to():
     def plain(log_probs, batch):
         return -(log_probs * batch.rewards).mean()
 
+    def verified(log_probs, batch):  # only of answers that are right
+        return -np.where(
+            batch.rewards == 5.0, np.minimum(np.exp(log_probs - batch.log_probabilities), 1.2) * 5.0, 0.0
+        ).mean()
+
     def refuses(trajectories, theta):
         assert set(trajectories.rewards.ravel()) <= {0.0, 1.0, 5.0}
+        of_policy = policy.log_probabilities(theta)[trajectories.states, trajectories.actions]
+        assert np.array_equal(trajectories.log_probabilities, of_policy)
         return Estimator(RewardToGo()).gradient(trajectories, mdp, policy, theta)
 
     for function, reason in ((numpy_loss(clipped), ALL_ONE), (numpy_loss(plain), ""), (refuses, "")):
         verdict = judge(function, mdp, policy, theta)
         assert verdict.kind == "unbiased" and verdict.reason == reason
+    right = mdp.replace(reward=np.where(mdp.reward == 5.0, 5.0, 0.0))
+    verdict = judge(numpy_loss(verified), right, policy, theta)
+    assert verdict.kind == "unbiased" and verdict.reason == ALL_ONE
     elsewhere = judge(numpy_loss(clipped), mdp, policy, theta, behaviour=np.full((1, 3), 1 / 3))
     assert elsewhere.kind == "biased" and elsewhere.reason == ""
 
@@ -206,10 +216,10 @@ def test_estimates_that_are_all_zero_are_said_to_be():
         return -(log_probs * (batch.rewards - batch.rewards.mean())).mean()
 
     assert judge(numpy_loss(constant), mdp, policy, theta, group_size=2).reason == ALL_ZERO
-    assert judge(numpy_loss(compared), mdp, policy, theta).reason == NOTHING_TO_COMPARE
+    assert judge(numpy_loss(compared), mdp, policy, theta).reason == ALL_ZERO
     assert judge(numpy_loss(compared), mdp, policy, theta, group_size=2).kind == "proportional"
     found = find_counterexample(numpy_loss(constant), max_examples=5)
-    assert found and NOTHING_TO_COMPARE in str(found)
+    assert found and ALL_ZERO in str(found)
 
 
 def test_what_is_found_is_no_mere_epsilon():

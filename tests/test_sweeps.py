@@ -97,6 +97,20 @@ def test_a_sweep_over_estimators_of_yours(sweep, values, options):
     for wrong in ({}, [clipped_loss], {1: clipped_loss}):
         with pytest.raises(TypeError, match="pass a dictionary of what to compare"):
             sweep(*problem, values, estimators=wrong, **options)
+    with pytest.raises(ValueError, match=r"nothing at .*: nothing returned nan for component 0"):
+        sweep(*problem, values, estimators={"nothing": nothing}, **options)
+    if options:
+        with pytest.raises(ValueError, match="group_size=2 is for estimators of yours"):
+            sweep(*problem, values, **options)
+
+
+def nothing(trajectories, theta):
+    return np.full(3, np.nan)
+
+
+def test_batches_that_are_no_whole_groups_are_refused():
+    with pytest.raises(ValueError, match=r"values=\[3, 5\]: none is a multiple of group_size=2"):
+        sweeps.over_batch(*SHORT, [3, 5], group_size=2, estimators={"rloo": Estimator(LeaveOneOut())})
 
 
 # --- against brute force

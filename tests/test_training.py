@@ -325,9 +325,13 @@ def test_what_was_seen_long_ago_is_remembered_by_features_too():
     for features in (None, np.eye(3), np.array([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]])):
         critic = LeastSquares(features, memory=0.5)
         state = critic.fit(critic.start(there), there)
-        for _ in range(1500):  # below the smallest number there is
+        for _ in range(600):
             state = critic.fit(state, elsewhere)
         assert_exact(critic.values(state, elsewhere)[[0, 2]], [5.0, 5.0])
+        for _ in range(900):  # below the smallest number there is
+            state = critic.fit(state, elsewhere)
+            assert -1e-9 <= critic.values(state, elsewhere)[2] <= 5 + 1e-9
+        assert_exact(critic.values(state, elsewhere)[2], 0.0 if features is not None and features[2, 0] == 0 else 5.0)
         state = critic.fit(state, ModelSource(mdp.replace(reward=-mdp.reward), policy).draw(START, 50, rng=0))
         assert_exact(critic.values(state, elsewhere)[2], -5.0)
         forgetful = LeastSquares(features)
@@ -335,6 +339,28 @@ def test_what_was_seen_long_ago_is_remembered_by_features_too():
             forgetful.values(forgetful.fit(forgetful.fit(forgetful.start(there), there), elsewhere), there)[0], 5.0
         )
     assert LeastSquares().values(forgetful_sums(there, elsewhere), there)[2] == 0.0
+
+
+@pytest.mark.parametrize("features", [
+    [[1, 0, 0], [0, 1, 0], [0, 1, 10], [0, 2, 10]], [[1, 0, 0], [1, 1, 0], [1, 1, 10], [1, 2, 10]], [[1, 0, 0], [1, 1, 0], [1, 1, 1], [1, 1, 2]],
+])  # fmt: skip
+def test_features_that_states_share_fade_without_a_wild_value(features):
+    """Two states unseen for long, fitted exactly: right as long as they are remembered, then a compromise, then forgotten."""
+    R = np.array([1.0, 2.0, 5.0, 7.0])
+    mdp = FiniteMDP(np.ones((4, 2, 1)), np.zeros((4, 2, 1), int), R[:, None, None] * np.ones((4, 2, 1)), np.ones((4, 2, 1), bool),
+                    initial=np.full(4, 0.25), gamma=1.0, horizon=1)  # fmt: skip
+    there, elsewhere = (
+        ModelSource(mdp.replace(initial=row), TabularSoftmax(4, 2)).draw(np.zeros(8), 8, rng=0)
+        for row in ([0, 0, 0.5, 0.5], [1, 0, 0, 0])
+    )
+    critic = LeastSquares(np.array(features, dtype=float), memory=0.3)
+    state, values = critic.fit(critic.start(there), there), []
+    for _ in range(500):
+        state = critic.fit(state, elsewhere)
+        values.append(critic.values(state, elsewhere)[2:])
+    np.testing.assert_allclose(values[:350], np.tile([5.0, 7.0], (350, 1)), rtol=1e-9)
+    assert np.min(values) > -1e-9 and np.max(values) < 10
+    np.testing.assert_allclose(values[-1], features[2][0], atol=1e-9)  # what the first state says, where it has a say
 
 
 def forgetful_sums(there, elsewhere):

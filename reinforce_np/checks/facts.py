@@ -131,8 +131,8 @@ class SamplerFacts:
                 trajectories = trajectories.of_model(self.problem.mdp.n_states, self.problem.mdp.n_actions)
             except ValueError as error:
                 error.add_note(
-                    f"of what sampler({wanted}, rng) returned: its states and actions must be numbered as those of the model are; "
-                    "a draw of an EnvironmentSource numbers the steps visited, and draw.observations says what was seen there"
+                    f"of what sampler({wanted}, rng) returned: its states and actions must be numbered as those of the model are "
+                    "(not so in a draw of an EnvironmentSource, which numbers the steps visited: draw.observations says what was seen there)"
                 )
                 raise
             yield trajectories

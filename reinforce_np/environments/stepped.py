@@ -284,7 +284,7 @@ def reset(env, seed):
     try:
         return env.reset(seed=seed)
     except TypeError as error:
-        if "seed" in str(error):
+        if "unexpected keyword argument 'seed'" in str(error):
             error.add_note(
                 f"{type(env).__name__} is asked to reset(seed=...), as Gymnasium's are: let it take seed=None"
             )

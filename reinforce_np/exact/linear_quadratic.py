@@ -147,6 +147,7 @@ class LinearQuadraticEnvironment:
         return self.x, reward, False, self.t == p.horizon, {}
 
 
+@np.errstate(over="ignore", invalid="ignore")  # refused in the end
 def objective(problem, theta):
     """J = −Σ_t γᵗ E[xᵀQx + uᵀRu], forwards: by the second moments of x.
 
@@ -180,14 +181,14 @@ def objective(problem, theta):
         J = -np.sum(S * discounted) - steps / (1 - problem.gamma)
     else:
         J = 0.0
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            for t in range(problem.horizon):  # X is γᵗ times that of the step: without γ it may grow beyond all bounds
-                J = J - np.sum(S * X) - problem.gamma**t * steps
-                X = problem.gamma * F @ X @ F.T + problem.gamma ** (t + 1) * N
+        for t in range(problem.horizon):  # X is γᵗ times that of the step: without γ it may grow beyond all bounds
+            J = J - np.sum(S * X) - problem.gamma**t * steps
+            X = problem.gamma * F @ X @ F.T + problem.gamma ** (t + 1) * N
     J = _finite("objective", J)
     return J if np.iscomplexobj(J) else float(J)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # refused in the end
 def gradient(problem, theta):
     """∇J, from P backwards and X forwards, shape (D,).
 
@@ -224,19 +225,18 @@ def gradient(problem, theta):
         P = _lyapunov(F.T, S, gamma)
         stages = [(P, _lyapunov(F, X + gamma / (1 - gamma) * N, gamma), 1 / (1 - gamma))]
     else:
-        costs, stages = [np.zeros_like(A)], []
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below
-            for _ in range(problem.horizon - 1):
-                costs.append(S + gamma * F.T @ costs[-1] @ F)
-            for t, P in enumerate(reversed(costs)):
-                stages.append((P, X, gamma**t))
-                X = gamma * F @ X @ F.T + gamma ** (t + 1) * N  # γᵗ times that of the step
+        costs = [np.zeros_like(A)]
+        for _ in range(problem.horizon - 1):
+            costs.append(S + gamma * F.T @ costs[-1] @ F)
+        stages = []
+        for t, P in enumerate(reversed(costs)):
+            stages.append((P, X, gamma**t))
+            X = gamma * F @ X @ F.T + gamma ** (t + 1) * N  # γᵗ times that of the step
     dK, dlog = np.zeros_like(K), np.zeros_like(sigma)
-    with np.errstate(over="ignore", invalid="ignore"):
-        for P, moment, weight in stages:
-            curvature = problem.R + gamma * B.T @ P @ B
-            dK -= 2 * (curvature @ K + gamma * B.T @ P @ A) @ moment
-            dlog -= 2 * weight * sigma**2 * np.diag(curvature)
+    for P, moment, weight in stages:
+        curvature = problem.R + gamma * B.T @ P @ B
+        dK -= 2 * (curvature @ K + gamma * B.T @ P @ A) @ moment
+        dlog -= 2 * weight * sigma**2 * np.diag(curvature)
     return _finite("gradient", np.concatenate([dK.T.ravel(), dlog]))
 
 
@@ -393,8 +393,8 @@ def _finite(name, found):
     """Refuse what left float64."""
     if not arguments.all_finite(found):
         raise ValueError(
-            f"{name} leaves float64: sqrt(gamma) (A + BK) is not stable, and its costs grow too large within the horizon; "
-            "choose another K (the first parameters of theta), a shorter horizon or a smaller gamma"
+            f"{name} leaves float64: theta is too large, or sqrt(gamma) (A + BK) is not stable and costs grow too large within the "
+            "horizon; choose another K (the first parameters of theta), a shorter horizon or a smaller gamma"
         )
     return found
 

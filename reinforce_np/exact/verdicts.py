@@ -31,11 +31,12 @@ ROUNDING = 256  # times the unit rounding, per step, relative to the root mean s
 SINGLE = float(np.finfo(np.float32).eps)
 RESOLVED = 1e-3  # of the gradient: a mean off by more is never acquitted, however much rounding may have left
 ALL_ONE = "all ratios were 1: pass a behaviour to judge others"
-NOTHING_TO_COMPARE = (
-    "every estimate is zero: what compares trajectories needs several, by group_size=2 or "
-    "strategies.problems(strategies.GROUPS)"
+ALL_ZERO = (
+    "every estimate is zero: because it does not depend on the log-probabilities, because its weights are zero or cancel here, "
+    "or because it compares the members of groups and each is alone (pass group_size=2)"
 )
-ALL_ZERO = "every estimate is zero: does it depend on the log-probabilities?"
+DRAWN = 64  # batches, of which
+SHOWN = 4  # are shown to a function as if another policy had drawn them
 NO_BOOL = (
     'a verdict is one of four kinds, neither true nor false: ask for verdict.kind == "unbiased", or use assert_unbiased'
 )
@@ -264,8 +265,7 @@ def judge(
     verdict = verdict_of(moments, gradient, objective, scale=gradient_scale(*given, objective=objective))
     remarks = []
     if verdict.kind == "biased" and not moments.second_moment.any():
-        alone = problem.prompts == problem.group_size == 1
-        remarks.append(NOTHING_TO_COMPARE if alone else ALL_ZERO)
+        remarks.append(ALL_ZERO)
     if verdict.kind == "proportional" and one_direction(problem):
         remarks.append("so is every estimator here, where all scores lie on one line")
     if verdict.kind in ("unbiased", "proportional") and is_on_policy(problem) and reads_ratios(estimator, problem):
@@ -290,9 +290,9 @@ def is_on_policy(problem):
 
 
 def reads_ratios(estimator, problem):
-    """Return whether an estimator corrects for data of another policy.
+    """Return whether an estimator looks at the probabilities with which the actions were drawn, as importance ratios do.
 
-    A function is shown a batch with rewards at random as if another policy had drawn it, and answers otherwise if it does.
+    A function is shown a few batches of its problem as if another policy had drawn them, and looks at them if it answers otherwise.
 
     Examples
     --------
@@ -308,16 +308,25 @@ def reads_ratios(estimator, problem):
     """
     if isinstance(estimator, Estimator):
         return not isinstance(estimator.ratio, OnPolicy)
+    given = problem.mdp, problem.policy, problem.theta
     size, rng = problem.prompts * problem.group_size, np.random.default_rng(0)
-    drawn = sample(problem.mdp, problem.policy, problem.theta, size, group_size=problem.group_size, rng=rng)
-    rewards, log_ratios = rng.normal(size=drawn.mask.shape), rng.uniform(0.0, 0.15, size=drawn.mask.shape)
-    drawn = replace(drawn, rewards=np.where(drawn.mask, rewards, 0.0))
-    otherwise = replace(drawn, log_probabilities=np.where(drawn.mask, drawn.log_probabilities - log_ratios, 0.0))
-    try:
-        ours, theirs = (estimate_of(estimator, batch, problem.theta) for batch in (drawn, otherwise))
-    except Exception:  # it may refuse what it is not meant for: then nothing is known
-        return False
-    return not np.allclose(ours, theirs, rtol=1e-3, atol=0.0)
+    drawn = sample(*given, DRAWN * size, group_size=problem.group_size, rng=rng)
+    returns = np.where(drawn.mask, drawn.rewards, 0.0).sum(axis=1).reshape(DRAWN, size)
+    telling = np.ptp(returns, axis=1) + np.abs(returns).max(axis=1)  # where all are zero, so is what they weigh
+    for i in np.argsort(-telling, kind="stable")[:SHOWN]:
+        batch = drawn.take(slice(i * size, (i + 1) * size))
+        batch = replace(batch, groups=batch.groups - batch.groups[0])
+        log_ratios = rng.uniform(
+            0.0, 0.15, size=batch.mask.shape
+        )  # another at each step, and within the usual clipping
+        otherwise = replace(batch, log_probabilities=np.where(batch.mask, batch.log_probabilities - log_ratios, 0.0))
+        try:
+            ours, theirs = (estimate_of(estimator, x, problem.theta) for x in (batch, otherwise))
+        except Exception:  # it may refuse what it is not meant for: then nothing is known
+            return False
+        if not np.allclose(ours, theirs, rtol=1e-3, atol=0.0):
+            return True
+    return False
 
 
 def one_direction(problem):

@@ -147,10 +147,13 @@ def over_group_size(sweep, ax=None):
     sizes = next(iter(grpo.values()))[0]
     ax.set_xticks(sizes, [f"{x:g}" for x in sizes], minor=False)
     mixed = [row for row in sweep.rows if row.estimator == GRPO and row.verdict == "biased" and row.cosine is not None]
-    note = f"\nGRPO on {mixed[-1].setting} together: biased, cosine with the gradient {mixed[-1].cosine:.3f} at N = {mixed[-1].value:g}"
+    note = "".join(
+        f"\nGRPO on {row.setting} together: biased, cosine with the gradient {row.cosine:.3f} at N = {row.value:g}"
+        for row in mixed[-1:]
+    )
     axis_names(
         ax,
-        "group size N (answers to one prompt)" + (note if mixed else ""),
+        "group size N (answers to one prompt)" + note,
         "factor on the gradient: E[estimate] / gradient",
     )
     ax.set_ylim(bottom=0)

@@ -390,6 +390,10 @@ class SoftmaxPolicy:
         -------
         array (S, A)
         """
+        if other is None:
+            raise ValueError(
+                f"{name}=None: there is none here; pass one, parameters (D,) or a table (S, A), as in Problem({name}=...)"
+            )
         other = np.asarray(other)
         if other.ndim == 1:
             return self.log_probabilities(

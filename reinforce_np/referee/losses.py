@@ -174,7 +174,7 @@ def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=n
     try:
         kind = np.dtype(str(precision).removeprefix("torch.") if str(precision).startswith("torch.") else precision)
     except TypeError:
-        kind = None
+        kind = None  # said below
     if kind is None or kind.kind != "f" or kind.itemsize > 8:
         raise ValueError(
             f"precision={kind or precision} is no type of tensor here; pass np.float64, np.float32 or np.float16"
@@ -319,6 +319,7 @@ def _by_complex_step(f, log_probs, batch):
         try:
             value = f(moved, batch)
         except (TypeError, np.exceptions.ComplexWarning) as error:
+            f(log_probs.copy(), batch)  # what has nothing to do with complex numbers is raised here
             raise TypeError(
                 f"{f.__name__} cannot be evaluated at complex log-probabilities: {error}; write it with functions of NumPy "
                 "that take complex numbers, or pass differences=True"

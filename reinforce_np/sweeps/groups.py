@@ -79,6 +79,7 @@ def over_group_size(
         A name for this problem.
     estimators : dict, optional
         {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+        Each is judged on batches of one group; the errors are those of the average of ``batch_size / N`` estimates.
     executor : concurrent.futures.Executor, optional
         Computes the rows side by side; the result is the same, bit for bit.
 

@@ -106,6 +106,7 @@ def over_horizon(
         N of the errors.
     estimators : dict, optional
         {name: estimator} to compare in place of those of this sweep, on data of the behaviour: in any of the forms that `judge` takes, a loss too.
+        Each is judged on batches of one group; the errors are those of the average of ``batch_size / group_size`` estimates.
     group_size : int
         Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
@@ -139,7 +140,7 @@ def over_horizon(
             ("per-decision ratio", Estimator(RewardToGo(), ratio=PerDecisionRatio()), False),
             ("V-trace (truncated ratio)", Estimator(GAE(V, 1.0), ratio=VTrace()), False),
         )
-        for name, estimator, on_policy in given(estimators, family, False):
+        for name, estimator, on_policy in given(estimators, family, False, group_size=group_size):
             source = {} if on_policy else {"behaviour": mu, "kl": kl}
             cases.append(
                 partial(
@@ -175,6 +176,7 @@ def over_behaviour(
         N of the errors.
     estimators : dict, optional
         {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+        Each is judged on batches of one group; the errors are those of the average of ``batch_size / group_size`` estimates.
     group_size : int
         Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
@@ -224,6 +226,6 @@ def over_behaviour(
             ("no ratio", Estimator(RewardToGo(V))),
         )
         where = {"behaviour": mu, "kl": kl, "batch_size": n, "group_size": group_size}
-        for name, estimator in given(estimators, family):
+        for name, estimator in given(estimators, family, group_size=group_size):
             cases.append(partial(measured, epsilon, name, estimator, mdp, policy, theta, **where))
     return Sweep("behaviour", rows_of(cases, executor))

@@ -38,6 +38,7 @@ def over_gamma(
         N of the errors.
     estimators : dict, optional
         {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+        Each is judged on batches of one group; the errors are those of the average of ``batch_size / group_size`` estimates.
     group_size : int
         Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
@@ -67,7 +68,7 @@ def over_gamma(
             for name, discounted in (("gamma on rewards and score", True), ("gamma on rewards only", False))
         ]
         options = {"batch_size": n, "group_size": group_size, "objective": Undiscounted()}
-        for name, estimator in given(estimators, family):
+        for name, estimator in given(estimators, family, group_size=group_size):
             cases.append(partial(measured, gamma, name, estimator, model, policy, theta, **options))
     return Sweep("gamma", rows_of(cases, executor))
 
@@ -197,6 +198,7 @@ def over_batch(mdp, policy, theta, values=BATCHES, *, estimators=None, group_siz
         N; RLOO, which compares trajectories in groups of 4, has a row where N is a multiple of that.
     estimators : dict, optional
         {name: estimator} to compare in place of those of this sweep: in any of the forms that `judge` takes, a loss too.
+        Each is judged on batches of one group; the errors are those of the average of ``batch_size / group_size`` estimates.
     group_size : int
         Trajectories in a batch that share their first state, for `estimators` of yours.
     executor : concurrent.futures.Executor, optional
@@ -227,11 +229,15 @@ def over_batch(mdp, policy, theta, values=BATCHES, *, estimators=None, group_siz
         (f"GAE {BIASED_LAMBDA:g}, wrong critic", Estimator(GAE(wrong, BIASED_LAMBDA)), 1),
         ("GAE 0, wrong critic", Estimator(GAE(wrong, 0.0)), 1),
     )
-    values = several("values", values, count)
+    values, group_size = several("values", values, count), count("group_size", group_size)
+    if estimators is not None and not any(n % group_size == 0 for n in values):
+        raise ValueError(
+            f"values={values!r}: none is a multiple of group_size={group_size}; pass whole numbers of groups"
+        )
     once = rows_of(
         (
             partial(measured, 1, name, estimator, mdp, policy, theta, batch_size=1, group_size=size)
-            for name, estimator, size in given(estimators, family, count("group_size", group_size))
+            for name, estimator, size in given(estimators, family, group_size, group_size=group_size)
         ),
         executor,
     )

@@ -178,6 +178,8 @@ def measured(
         except ValueError as error:
             error.args = (f"{name} at {value:g}: {error}",)  # of whatever kind it is
             raise
+        if verdict.moments is None:
+            raise ValueError(f"{name} at {value:g}: {verdict.reason}")
         variance = verdict.moments.total_variance * group_size
         length = float(np.linalg.norm(verdict.moments.mean))
     size = float(np.linalg.norm(verdict.gradient))
@@ -210,7 +212,7 @@ def measured(
     return row.averaged_over(batch_size)
 
 
-def given(estimators, family, *more):
+def given(estimators, family, *more, group_size=1):
     """Return what a sweep compares: (name, estimator, ...) of its own family, or of yours.
 
     Parameters
@@ -221,11 +223,17 @@ def given(estimators, family, *more):
         What is compared if there are none.
     *more
         What a tuple of the family has besides, for each of yours.
+    group_size : int
+        Of yours; refused if there are none.
 
     Returns
     -------
     list of tuple
     """
+    if estimators is None and group_size > 1:
+        raise ValueError(
+            f"group_size={group_size} is for estimators of yours; pass estimators={{name: estimator}}, or leave it out"
+        )
     if estimators is None:
         return list(family)
     if not isinstance(estimators, dict) or not estimators or not all(isinstance(name, str) for name in estimators):

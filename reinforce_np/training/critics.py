@@ -25,7 +25,8 @@ from reinforce_np.estimators.advantages import GAE
 from reinforce_np.estimators.batch import Batch
 from reinforce_np.estimators.returns import rewards_to_go
 
-FADED = 1e-200  # of a visit: what is remembered of it does not fade any further
+REFINED = 16  # times that a solution is
+FADED = 1e-200  # of a visit: numbers as small as that soon have no digits
 
 
 class Sums(NamedTuple):
@@ -54,7 +55,8 @@ class LeastSquares:
         >= 0; in units of visits. With 0 a state never visited has V = 0.
     memory : float
         In [0, 1): what earlier batches count for beside the newest. They
-        were drawn by older policies, whose values differ a little.
+        were drawn by older policies, whose values differ a little. A feature whose squares have faded to 1e-200 is
+        forgotten; with one weight per state, V stays what it was.
     in_sample : bool
         Fit on a batch before using it on the same batch: *biased*.
 
@@ -100,11 +102,20 @@ class LeastSquares:
             total = state.squares + self.ridge
             return np.divide(state.products, total, out=np.zeros_like(total), where=total > 0)
         gram = state.squares + self.ridge * np.eye(len(state.products))
-        size = np.sqrt(
-            np.where(gram.diagonal() > 0, gram.diagonal(), 1.0)
+        size = np.sqrt(np.where(gram.diagonal() > 0, gram.diagonal(), 1.0))
+        scaled, wanted = (
+            gram / size / size[:, None],
+            state.products / size,
         )  # without units, so that nothing small is lost
-        w = np.linalg.lstsq(gram / size / size[:, None], state.products / size, rcond=None)[0] / size
-        return features_of(self.features, draw) @ w  # of features never seen, or that say the same, with the smallest w
+        inverse, w = (
+            np.linalg.pinv(scaled, rcond=len(size) * np.finfo(float).eps, hermitian=True),
+            np.zeros_like(wanted),
+        )
+        for _ in range(REFINED):  # what was seen long ago is small, and each time comes out 16 digits better
+            w += inverse @ (wanted - scaled @ w)
+        return features_of(self.features, draw) @ (
+            w / size
+        )  # of features never seen, or that say the same, with the smallest w
 
     def fit(self, state, draw):
         """Return the sums with those of the draw added."""
@@ -118,13 +129,15 @@ class LeastSquares:
         else:
             phi = features_of(self.features, draw)
             squares, products = (phi * visits[:, None]).T @ phi, phi.T @ returns
-        kept = self._kept(state.squares if self.features is None else state.squares.diagonal())
-        squares += state.squares * (kept if self.features is None else np.maximum.outer(kept, kept))
-        return Sums(squares, kept * state.products + products)
-
-    def _kept(self, squares):
-        """Return what the sums so far count for, (F,): `memory`, or all where they fade into nothing and say the same at any size."""
-        return np.where((0 < self.memory * squares) & (self.memory * squares < FADED), 1.0, self.memory)
+        older = Sums(self.memory * state.squares, self.memory * state.products)
+        if self.features is None:  # a mean is the same at any size of its sums: they stay above nothing
+            faded = (older.squares > 0) & (older.squares < FADED)
+            older = Sums(*(np.where(faded, now, fading) for now, fading in zip(state, older, strict=True)))
+        squares, products = older.squares + squares, older.products + products
+        if self.features is not None:
+            forgotten = squares.diagonal() < FADED
+            squares[forgotten], squares[:, forgotten], products[forgotten] = 0.0, 0.0, 0.0
+        return Sums(squares, products)
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,7 +107,8 @@ def train(
     estimator : Estimator or callable
         What makes a gradient of them; or your own
         ``f(trajectories, theta) -> (D,)`` or ``f(trajectories, theta, problem)``, such as a loss in `numpy_loss`,
-        `torch_loss` or `jax_loss`; the `Problem` is that of the batch. With a `critic`, a function from V
+        `torch_loss` or `jax_loss`; the `Problem` says model, policy, θ, shape of the batch and the behaviour of the
+        source, and nothing of a reference or a penalty: bind those, with `functools.partial`. With a `critic`, a function from V
         to an Estimator, such as `algorithms.reinforce_with_baseline`.
     optimiser : record of `training.optimisers`
         What makes a step of the gradient.
@@ -328,8 +329,13 @@ class _Run:
         """Return a function of (trajectories, θ), given one that may ask for the problem, too."""
         if n_required(function) != 3:
             return function
-        group_size, behaviour = getattr(self.source, "group_size", 1), getattr(self.source, "behaviour", None)
-        prompts = max(len(draw.trajectories) // group_size, 1)
+        if draw.policy is None:
+            raise TypeError(
+                f"estimator={name_of(function)} wants the problem, whose policy this source does not say; pass f(trajectories, theta)"
+            )
+        n, prompts = len(draw.trajectories), len(np.unique(draw.trajectories.groups))
+        group_size, prompts = (n // prompts, prompts) if prompts and n % prompts == 0 else (1, max(n, 1))
+        behaviour = getattr(self.source, "behaviour", None)
         shape: dict[str, Any] = {"prompts": prompts, "group_size": group_size, "behaviour": behaviour}
         return bound(function, Problem(draw.mdp, draw.policy, theta, **shape))
 
