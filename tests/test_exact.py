@@ -5,6 +5,7 @@ import itertools
 import math
 import pickle
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 import problems
@@ -1201,6 +1202,26 @@ def test_every_way_gives_visits_and_pairs_and_values(way, T):
     values = sum(np.linalg.matrix_power(dense, t) @ r for t in range(T))
     assert_exact(expected[2], values, T)
     assert_exact(expected[0], sum(start @ np.linalg.matrix_power(dense, t) for t in range(T)), T)
+
+
+def test_dense_chains_keep_to_one_thread(monkeypatch):
+    """All products of matrices go through `products`, in sizes that BLAS does not share among threads."""
+    mdp, sizes = random_mdp(n_states=80, horizon=400, rng=0), []
+
+    def recording(function):
+        def product(x, y, out):
+            sizes.append(out.size * x.shape[-1])
+            return function(x, y, out)
+
+        return product
+
+    counted = {"dot": recording(np.dot), "matmul": recording(np.matmul), "empty_like": np.empty_like}
+    monkeypatch.setattr(products, "np", SimpleNamespace(**counted))
+    with along("by powers"):
+        assert_the_chain_gives_what_the_steps_give(mdp, np.full((80, mdp.n_actions), 1 / mdp.n_actions))
+    assert max(sizes) <= products.ONE_THREAD
+    rows, squares = 2 * 399 * 80**2, chains.most_at_a_time(80, 400).bit_length() - 1
+    assert squares > 1 and sum(sizes) == rows + squares * 80**3 + 400 * 80**2
 
 
 def test_no_policies_have_no_gradients():
