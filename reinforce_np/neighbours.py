@@ -149,9 +149,7 @@ class Neighbours:
         twice = Neighbours.of(np.moveaxis(into[:, into], -1, 0), np.moveaxis(goes_on, -1, 0))
         pair, entered = np.moveaxis(twice.pair, 0, -1), self.entered_by < into.size
         first = np.where(entered, self.entered_by // S, 0)  # which successor of the state before this one is
-        before = np.moveaxis(
-            pair[:, first, self.entered_from], 0, 1
-        )  # (I, J, S): from there to the successors of this one
+        before = np.moveaxis(pair[:, first, self.entered_from], 0, 1)  # (I, J, S): from there to this one's successors
         entering = np.broadcast_to(self.entered_by[:, None], before.shape)
         return Twice(twice, *_read_only([np.concatenate([pair, before]), np.concatenate([entries[:, into], entering])]))
 

@@ -41,12 +41,6 @@ def on_one_thread(x, y, out):
            [3.]])
     """
     (n, inner), m = x.shape, y.shape[1]
-    if inner > INNER and n > 1:
-        on_one_thread(x[:, :INNER], y[:INNER], out)
-        room = np.empty_like(out)
-        for i in range(INNER, inner, INNER):
-            out += on_one_thread(x[:, i : i + INNER], y[i : i + INNER], room)
-        return out
     if n == 1 and not one_thread_will_do(y):
         width = _even(m, m * (ONE_THREAD_ROW - 1) // _multiplications(y))
         if width < FEW_COLUMNS or not y.flags.f_contiguous:
@@ -55,6 +49,12 @@ def on_one_thread(x, y, out):
             np.dot(y.T[j : j + width], x[0], out=out[0, j : j + width])
         return out
     at_once = max(m * ONE_THREAD // max(_multiplications(y), 1), 1)  # entries of a block
+    if inner > INNER and min(n, m) ** 2 > at_once:  # they would be small
+        on_one_thread(x[:, :INNER], y[:INNER], out)
+        room = np.empty_like(out)
+        for i in range(INNER, inner, INNER):
+            out += on_one_thread(x[:, i : i + INNER], y[i : i + INNER], room)
+        return out
     width = _even(m, max(at_once // max(n, 1), math.isqrt(at_once)))
     height = _even(n, at_once // max(width, 1))
     if height >= n and width >= m:

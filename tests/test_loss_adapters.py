@@ -21,6 +21,7 @@ from reinforce_np import (
     TokenRatio,
     TotalReturn,
     TrajectoryRatio,
+    TruncatedRatio,
     Undiscounted,
     algorithms,
     enumerate_trajectories,
@@ -226,6 +227,34 @@ def test_losses_that_are_none_are_refused():
             torch_loss(whole_return, precision=precision)
     for precision in ("torch.float32", np.float32, "float32", "f4"):  # the first is what PyTorch's own prints
         torch_loss(whole_return, precision=precision)
+
+
+def test_a_gradient_is_stopped_by_the_probabilities_of_the_policy():
+    """min(sg(π/μ), cap) A log π (CISPO's form) off-policy, where those of the behaviour are others: a truncated ratio on the score."""
+    behaviour, cap = np.array([[0.2, 0.5, 0.3]]), 1.2
+    where = Problem(
+        examples.bandit(means=[0.0, 1.0, 5.0]), TabularSoftmax(1, 3), np.array([0.5, -0.2, 0.3]), behaviour=behaviour
+    )
+
+    def truncated(log_probs, batch, problem):
+        stopped = problem.policy.log_probabilities(problem.theta)[batch.states, batch.actions]
+        ratio = np.minimum(np.exp(stopped - batch.log_probabilities), cap)
+        return -(ratio * log_probs * batch.rewards * batch.mask).sum(axis=1).mean()
+
+    def through_real(log_probs, batch, problem):
+        ratio = np.minimum(np.exp(log_probs.real - batch.log_probabilities), cap)
+        return -(ratio * log_probs * batch.rewards * batch.mask).sum(axis=1).mean()
+
+    found = judge(numpy_loss(truncated), where).moments
+    expected = judge(Estimator(RewardToGo(), ratio=TruncatedRatio(cap)), where).moments
+    assert_exact(found.mean, expected.mean, 10.0)
+    assert_exact(found.variance, expected.variance, 100.0)
+    with pytest.raises(
+        ValueError, match=r"where real is meant to stop the gradient, take problem\.policy\.log_probabilities"
+    ):
+        judge(numpy_loss(through_real), where)
+    through = judge(numpy_loss(through_real, differences=True), where).moments.mean
+    assert np.abs(through - expected.mean).max() > 0.1  # differences go through it, as is said
 
 
 def test_a_missing_framework_is_named():

@@ -37,7 +37,9 @@ def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, 
         assert products.on_one_thread(left, right, out) is out
         assert np.array_equal(out, np.einsum("ni,im->nm", x, y))
     limit = 100 if n == 1 else 1001
-    at_least = (inner if n == 1 else min(inner, 100)) * (4 if dtype is complex else 1)  # of one entry
+    factor = 4 if dtype is complex else 1
+    cut = min(n, m) ** 2 > max(1000 // (5 * inner if dtype is complex else inner), 1)
+    at_least = (min(inner, 100) if cut else inner) * factor  # of one entry
     assert all(size < max(limit, at_least + 1) for size in sizes)
     assert sizes or n < 2
 

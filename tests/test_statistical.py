@@ -351,6 +351,17 @@ def test_what_is_not_recorded_is_not_judged_but_what_is_wrong_is_named():
     assert called == [7, 7, 7, 7, 2]
 
 
+def test_states_that_the_model_does_not_have_are_said_to_be_the_samplers():
+    def numbered_otherwise(n, rng):
+        drawn = draw(n, rng, PROBLEM)
+        return dataclasses.replace(drawn, states=drawn.states + PROBLEM.mdp.n_states)
+
+    with pytest.raises(
+        ValueError, match=r"states\[0, 0\]=.* is out of range(?s:.)*of what sampler\(.*, rng\) returned"
+    ):
+        confirm(REINFORCE, PROBLEM, n=1000, sampler=numbered_otherwise, rng=0)
+
+
 def test_facts_add_up_call_by_call():
     """Ten batches in calls of 3, 3, 3 and 1: calls are compared in pairs, and every test is counted."""
     law, alpha = law_of(algorithms.rloo(), GROUPS, Discounted()), 1e-3

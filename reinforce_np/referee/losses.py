@@ -171,16 +171,21 @@ def torch_loss(loss: Callable, *, maximise=False, all_actions=False, precision=n
     >>> print(judge(estimator, problem))  # doctest: +SKIP
     proportional to the gradient of Discounted with factor 0.75 (relative bias 0.25)
     """
-    try:
-        kind = np.dtype(str(precision).removeprefix("torch.") if str(precision).startswith("torch.") else precision)
-    except TypeError:
-        kind = None  # said below
-    if kind is None or kind.kind != "f" or kind.itemsize > 8:
-        raise ValueError(
-            f"precision={kind or precision} is no type of tensor here; pass np.float64, np.float32 or np.float16"
-        )
-    precision = kind
+    precision = _dtype(precision)
     return _estimator(loss, partial(_by_torch, precision), partial(_to_tensors, precision), maximise, all_actions)
+
+
+def _dtype(precision):
+    """Return NumPy's dtype of one of NumPy or PyTorch, if it is floating-point."""
+    try:
+        found = np.dtype(str(precision).removeprefix("torch.") if str(precision).startswith("torch.") else precision)
+    except TypeError:
+        found = None
+    if found is None or found.kind != "f" or found.itemsize > 8:
+        raise ValueError(
+            f"precision={found or precision} is no type of tensor here; pass np.float64, np.float32 or np.float16"
+        )
+    return found
 
 
 def _to_tensors(precision, trajectories):
