@@ -5,7 +5,6 @@ import itertools
 import math
 import pickle
 from fractions import Fraction
-from types import SimpleNamespace
 
 import numpy as np
 import problems
@@ -1061,13 +1060,23 @@ def eight_at_a_time(S, T):
     return min(8, 2 ** max(T - 1, 1).bit_length() // 2)
 
 
+def one_at_a_time(S, T):
+    return 1
+
+
 WAYS = {
     "by powers": (chains._by_powers, {}),
+    "by powers, a row at a time": (chains._by_powers, {"most_at_a_time": one_at_a_time}),
+    "by powers, a part of a row at a time": (
+        chains._by_powers,
+        {"most_at_a_time": one_at_a_time, "ONE_THREAD": 2**12, "ONE_THREAD_ROW": 200},
+    ),
     "by powers, in blocks": (
         chains._by_powers,
         {"most_at_a_time": eight_at_a_time, "ONE_THREAD": 2**12, "ONE_THREAD_ROW": 200},
     ),
     "by double steps": (chains._by_double_steps, {}),
+    "by powers of double steps": (chains._by_double_powers, {}),
     "together": (chains._together, {}),
     "together, too many for one thread": (chains._together, {"ONE_THREAD_ROW": 0}),
     "by steps": (chains._by_steps, {}),
@@ -1080,7 +1089,7 @@ def along(way):
     function, constants = WAYS[way]
 
     def wanted(mdp):
-        links, least = mdp.neighbours, {chains._together: 1, chains._by_double_steps: 2}
+        links, least = mdp.neighbours, {chains._together: 1, chains._by_double_steps: 2, chains._by_double_powers: 2}
         if function not in least:
             return function
         gathers = len(links.entered_by) and (function is chains._together or len(links.twice.neighbours.entered_by))
@@ -1144,8 +1153,8 @@ def test_long_sweeps_over_merged_chains(mdp):
 
 
 @pytest.mark.parametrize(("sizes", "way"), [
-    ((64, 100, 4, 4, 9, 9), "_by_double_steps"), ((100, 100, 4, 4, 9, 9), "_by_double_steps"), ((64, 20, 4, 4, 9, 9), "_together"),  # grids
-    ((36, 100, 4, 4, 9, 9), "_by_powers"), ((144, 100, 4, 4), "_together"), ((64, 10**5, 4), "_by_powers"), ((9, 1, 1, 1, 1, 1), "_by_powers"),
+    ((64, 100, 4, 4, 9, 9), "_by_double_powers"), ((100, 100, 4, 4, 9, 9), "_by_double_steps"), ((64, 20, 4, 4, 9, 9), "_together"),  # grids
+    ((49, 100, 4, 4, 9, 9), "_by_double_powers"), ((36, 100, 4, 4, 9, 9), "_by_powers"), ((144, 100, 4, 4), "_together"), ((64, 10**5, 4), "_by_powers"), ((9, 1, 1, 1, 1, 1), "_by_steps"), ((9, 2, 1, 1, 1, 1), "_by_powers"),
     ((400, 1000, 4, 4), "_together"), ((400, 10**4, 4), "_by_steps"), ((64, 100, 4), "_by_powers"),
     ((100, 100, 12, 24), "_together"), ((80, 100, 12, 24), "_by_powers"), ((300, 100, 12, 34), "_together"), ((1000, 50, 12, 38), "_by_steps"),  # at random
     ((200, 100, 200, 200), "_by_powers"), ((2000, 30, 2000), "_by_powers"), ((150, 40, 2), "_by_steps"),
@@ -1215,13 +1224,32 @@ def test_dense_chains_keep_to_one_thread(monkeypatch):
 
         return product
 
-    counted = {"dot": recording(np.dot), "matmul": recording(np.matmul), "empty_like": np.empty_like}
-    monkeypatch.setattr(products, "np", SimpleNamespace(**counted))
+    monkeypatch.setattr(products, "dot", recording(products.dot))
+    monkeypatch.setattr(products.np, "matmul", recording(np.matmul))
     with along("by powers"):
         assert_the_chain_gives_what_the_steps_give(mdp, np.full((80, mdp.n_actions), 1 / mdp.n_actions))
     assert max(sizes) <= products.ONE_THREAD
+    assert max(sizes) <= products.ONE_THREAD
     rows, squares = 2 * 399 * 80**2, chains.most_at_a_time(80, 400).bit_length() - 1
     assert squares > 1 and sum(sizes) == rows + squares * 80**3 + 400 * 80**2
+
+
+@pytest.mark.parametrize("most", [200, 1000, 9216])
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_single_rows_are_multiplied_on_one_thread(monkeypatch, most, dtype):
+    """In parts that BLAS does not share among threads, whichever way the matrix lies."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(products, "ONE_THREAD_ROW", most)
+    for S in (1, 7, 40, 96, 130):
+        y, x = rng.normal(size=(S, S)).astype(dtype), rng.normal(size=S).astype(dtype)
+        for matrix in (y, y.T):
+            product, out = products.row_product_of(matrix), np.full((3, S), 7.0, dtype)
+            assert product(x, out[1]).base is out
+            assert_exact(out[1], (x[:, None] * matrix).sum(axis=0), S)
+            assert (out[[0, 2]] == 7.0).all()
+            parts = [matrix[:, part] for part in products.columns_of_one_thread(matrix)]
+            assert np.array_equal(np.concatenate(parts, axis=1), matrix)
+            assert all(products.one_thread_will_do(part) or part.shape[1] == 1 for part in parts)
 
 
 def test_no_policies_have_no_gradients():
@@ -1232,13 +1260,13 @@ def test_no_policies_have_no_gradients():
 
 def test_the_quickest_way_of_a_model():
     bandits = random_mdp(n_states=100, n_actions=2, horizon=1, rng=0)
-    assert chains.quickest(bandits) is chains._by_powers and "adjacent" not in vars(bandits.neighbours)
+    assert chains.quickest(bandits) is chains._by_steps and "adjacent" not in vars(bandits.neighbours)
     lake, at_random = (
         examples.frozen_lake(map="8x8", horizon=100),
         random_mdp(n_states=1000, n_actions=6, horizon=100, rng=0),
     )
     assert (
-        chains.quickest(lake) is chains._by_double_steps
+        chains.quickest(lake) is chains._by_double_powers
         and chains.quickest(lake.replace(horizon=20)) is chains._together
     )
     assert chains.quickest(at_random) is chains.quickest(hub(250)) is chains._by_steps

@@ -13,26 +13,27 @@ Actions return once, at the end. The gradient needs Q_t only in the sum
     Σ_t d_t(s) Q_t(s,a) = r(s,a) Σ_t d_t(s) + γ Σ_k p(k|s,a) M(s,s'),        M(s,j) = Σ_t d_t(s) V_{t+1}(j).
 
 Neither recursion scatters: values are gathered from the states that follow, and occupancy from
-the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`). There are four ways:
-`_by_steps` is as the equations are written; the others trade arithmetic for fewer calls, where states are few:
-both sweeps at once (`_together`), those of two steps at a time (`_by_double_steps`), or n steps at a time by
-the n-th power of a dense matrix (`_by_powers`). `quickest` chooses by sizes alone, so that a model's answer is always the same.
+the states before. Who follows whom is found once per model (`FiniteMDP.neighbours`). There are five ways:
+`_by_steps` is as the equations are written; the others trade arithmetic for fewer calls, or cheaper ones, where states
+are few: both sweeps at once (`_together`), or by products with a dense matrix, and with its n-th power for n steps at a time
+(`_by_powers`); and either of them for the chain of two steps (`_by_double_steps`, `_by_double_powers`). `quickest` chooses
+by sizes alone, so that a model's answer is always the same.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import numpy as np
 
 from reinforce_np.exact import bellman
-from reinforce_np.products import one_thread_will_do, product_of
+from reinforce_np.products import adding_rows, inner, product_of, row_product_of
 
 SMALL = 64  # states up to which BLAS multiplies two of their matrices in one thread, and
 SMALL_ENOUGH = 95  # up to which a row and a matrix
 MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense matrix
 DENSE = 2  # times the successors of a state: with so many states or fewer it always is
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
-TWICE = 2**13  # S J² up to which that may be done by two steps at once
+TWICE = 2**14  # S J² up to which that may be done by two steps at once
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
 
 
@@ -61,7 +62,7 @@ def visited_values(mdp, pi, r, gamma):
     r_pi, start = np.einsum("sa...,sa...->s...", pi, r), bellman.trailing(mdp.initial, len(batch))
     d, M, _ = way(P, r_pi, start, T, links)
     following = M.reshape(links.into.size, *batch).take(links.pair, axis=0)
-    return d[:, None] * r + np.einsum("sak...,sak...->sa...", p, following)
+    return d[:, None] * r + (np.einsum("sak...,sak...->sa...", p, following) if batch else inner(p, following))
 
 
 def visited_values_by_outcomes(mdp, pi, r, gamma):
@@ -90,41 +91,47 @@ def quickest_of(S, T, J, L=None, J2=None, L2=None):
     and J2 and L2 if steps are taken by two (None where they are not looked for)."""
     if S <= DENSE * J:
         return _by_powers
-    ways: dict[Callable, float] = {_by_steps: T * (5200 + 2.6 * S * J)}
+    ways: dict[Callable, float] = {_by_steps: 3500 + T * (5200 + 2.6 * S * J)}
     if S <= MOST_DENSE:
-        ways[_by_powers] = _of_rows(S, T)
+        ways[_by_powers] = _of_powers(S, T)
     if L is not None:
         ways[_together] = _of_steps_together(S, T, J, L)
     if J2 is not None and T > 1:
-        ways[_by_double_steps] = _of_steps_together(S, T // 2, J2, L2) + 15_000 + 8 * S * J**2
+        both = 12_000 + 8 * S * J**2
+        ways[_by_double_steps] = _of_steps_together(S, T // 2, J2, L2) + both
+        ways[_by_double_powers] = _of_powers(S, T // 2) + both
     return min(ways, key=lambda way: ways[way])
 
 
 def _of_steps_together(S, T, J, L):
     """Return what `_together` takes."""
-    return 10_000 + T * (1000 + S * (L + 1 + 0.45 * J))
+    return 10_000 + T * (900 + S * (L + 1 + 0.45 * J))
+
+
+def _of_powers(S, T):
+    """Return what `_by_powers` takes."""
+    return 8000 + 2 * S**2 + _of_rows(S, T) + _of_product(T, S)
 
 
 def _of_rows(S, T, squarings=None):
-    """Return what `_rows`, and the product of what it returns, take, going 1, 2, 4, ... steps at a time after so many squarings."""
+    """Return what `_rows` takes, going 1, 2, 4, ... steps at a time after so many squarings."""
     squarings = most_at_a_time(S, T).bit_length() - 1 if squarings is None else squarings
-    most = 2**squarings
-    whole, rest = divmod(max(T - most, 0), most)
-    at_a_time = [2**k for k in range(squarings)] + [rest] * (rest > 0)
-    total = sum(_of_steps(n, S) for n in at_a_time) + whole * _of_steps(most, S)
-    return total + squarings * _of_product(S, S) + _of_product(T, S)
+    if squarings == 0:
+        return 1000 + 2 * (T - 1) * _of_row(S) + 0.036 * T**2 * S
+    whole, rest = divmod(max(T - 2**squarings, 0), 2**squarings)
+    at_a_time = [2**k for k in range(squarings)] + [2**squarings] * min(whole, 1) + [rest] * (rest > 0)
+    blocks = [1400 + 2 * _of_product(n, S) for n in at_a_time]
+    return sum(blocks) + (whole - 1) * (whole > 1) * blocks[squarings] + squarings * _of_product(S, S)
 
 
-def _of_steps(n, S):
-    """Return what n steps at a time, of either recursion, take."""
-    return (2000 if n > 1 or S > SMALL_ENOUGH else 500) + 2 * _of_product(n, S)
+def _of_row(S):
+    """Return what the product of a row with a dense chain of S states takes."""
+    return 260 + 0.08 * S**2 if S <= SMALL_ENOUGH else 500 + 0.12 * S**2
 
 
 def _of_product(n, S):
-    """Return what the product of n rows with a dense chain of S states takes."""
-    if n == 1:
-        return 400 + 0.09 * S**2 if S <= SMALL_ENOUGH else 1400 + 0.17 * S**2
-    return 500 + S**2 * (0.3 + 0.031 * n) if S <= SMALL else 1500 + S**2 * (0.3 + 0.047 * n)
+    """Return what the product of n rows takes."""
+    return 250 + S**2 * (0.3 + 0.036 * n) if S <= SMALL else 1500 + S**2 * (0.3 + 0.047 * n)
 
 
 def _by_steps(P, r, start, T, links):
@@ -164,7 +171,7 @@ def _together(P, r, start, T, links):
     x, rows = x[:, :S], x.reshape(T, -1)[:, : 2 * S]
     weight, flows = P.take(between).reshape(L, 2 * S), terms[:L]
     beside = beside.copy()  # `take` copies a read-only index, at every call
-    gathered, multiply, add_up = flows.reshape(L, S, 2), np.multiply, _adding_rows(terms)
+    gathered, multiply, add_up = flows.reshape(L, S, 2), np.multiply, adding_rows(terms)
     for now, after in zip(x, rows[1:], strict=False):
         now.take(beside, 0, gathered, "clip")
         multiply(flows, weight, flows)
@@ -174,11 +181,11 @@ def _together(P, r, start, T, links):
     D[:], w[:] = x[-2::-1, :, 0].T, x[:-1, :, 1].T
     w.take(into, 0, ahead, "clip")
     M = np.matmul(ahead[:, :, None], D[:, :, None])[..., 0, 0]
-    return x[-1, :, 0], M, _adding_rows(w.T)(w.T) + x[-1, :, 1]
+    return x[-1, :, 0], M, adding_rows(w.T)(w.T) + x[-1, :, 1]
 
 
-def _by_double_steps(P, r, start, T, links):
-    """Return the same, two steps at a time: M follows from what those give.
+def _by_double_steps(P, r, start, T, links, way=_together):
+    """Return the same, two steps at a time and these by a way of their own: M follows from what those give.
 
     With t = 0, 2, 4, ... and E = Σ_t d_t V_{t+2}ᵀ, of the chain that takes two steps at once,
 
@@ -190,22 +197,21 @@ def _by_double_steps(P, r, start, T, links):
     J, weights, step = len(into), P.take(weights), P[:-1].reshape(into.shape)
     two_steps = bellman.summed(cells[:J], twice.into.size + 1)(weights[:J] * step)
     first = bellman.summed(into, len(start))(step * start) if T % 2 else start
-    d, E, V = _together(two_steps, r + np.einsum("js,js->s", step, r.take(into)), first, T // 2, twice)
+    add_up, paid = adding_rows(step), r.take(into)
+    d, E, V = way(two_steps, r + add_up(step * paid), first, T // 2, twice)
     weights *= E.take(cells)
-    M = _adding_rows(weights)(weights.reshape(len(weights), -1)).reshape(into.shape)
-    M += d * r.take(into)
+    M = adding_rows(weights)(weights.reshape(len(weights), -1)).reshape(into.shape)
+    M += d * paid
     visits = d + bellman.summed(into, len(start))(step * d)
     if T % 2:
         ahead = V.take(into)
-        M, visits, V = M + start * ahead, visits + start, r + np.einsum("js,js->s", step, ahead)
+        M, visits, V = M + start * ahead, visits + start, r + add_up(step * ahead)
     return visits, M, V
 
 
-def _adding_rows(terms):
-    """Return the quickest function that adds up the rows of `terms` in one thread."""
-    if one_thread_will_do(terms):
-        return np.ones(len(terms), dtype=terms.dtype).dot
-    return partial(np.add.reduce, axis=0)
+def _by_double_powers(P, r, start, T, links):
+    """Return the same, where a chain of two steps is small enough to be a dense matrix and one of one step to be gathered."""
+    return _by_double_steps(P, r, start, T, links, way=_by_powers)
 
 
 def _by_powers(P, r, start, T, links):
@@ -213,7 +219,7 @@ def _by_powers(P, r, start, T, links):
     P = bellman.summed(links.cells, len(start) ** 2)(P[:-1]).reshape(len(start), -1)
     d, v = _rows(P, r, start, T)
     M = product_of(len(start), v)(d.T, v[:T], np.empty_like(P))
-    return _adding_rows(d)(d), M.take(links.cells), v[T]
+    return adding_rows(d)(d), M.take(links.cells), v[T]
 
 
 def _rows(P, r, start, T):
@@ -227,18 +233,17 @@ def _rows(P, r, start, T):
     d, v = np.empty((T, S), dtype=dtype), np.empty((T + 1, S), dtype=dtype)
     d[-1:], v[:1], v[1:2] = start, 0.0, r
     most = most_at_a_time(S, T)
-    if most == 1 and one_thread_will_do(P):  # v_k are the sums of Pⁱ r
-        for now, after, ahead, further in zip(d[:0:-1], d[-2::-1], v[1:-1], v[2:], strict=True):
-            np.dot(now, P, after)
-            np.dot(P, ahead, further)
-        v[1:] = _running_sums(T).dot(v[1:])
-        return d, v
+    if most == 1:  # v_k are the sums of Pⁱ r
+        powers, now, ahead = v[1:], start, r
+        forwards, backwards = row_product_of(P), row_product_of(P.T)
+        for after, further in zip(d[-2::-1], v[2:], strict=True):
+            now, ahead = forwards(now, after), backwards(ahead, further)
+        return d, product_of(T + 1, powers)(_running_sums(T), powers, np.empty_like(v))
     product = product_of(max(most, S), P)
-    forwards = np.asfortranarray(P) if SMALL_ENOUGH < S <= MOST_DENSE else P  # single rows want it by columns
     for n, squared, from_d, to_d, from_v, to_v in plan(T, most):
         if squared:
-            P = forwards = product(P, P, np.empty_like(P))
-        product(d[from_d], forwards, d[to_d])
+            P = product(P, P, np.empty_like(P))
+        product(d[from_d], P, d[to_d])
         values = product(v[from_v], P.T, v[to_v])
         values += v[n]
     return d, v
@@ -246,8 +251,8 @@ def _rows(P, r, start, T):
 
 @lru_cache(maxsize=8)
 def _running_sums(T):
-    """Return the matrix that makes running sums of T rows; T is small."""
-    matrix = np.tri(T)
+    """Return the matrix (T + 1, T) that adds up the first 0, ..., T of T rows; T is small."""
+    matrix = np.tri(T + 1, T, -1)
     matrix.setflags(write=False)
     return matrix
 

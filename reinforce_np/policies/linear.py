@@ -86,7 +86,7 @@ class LinearSoftmax(SoftmaxPolicy):
         features = self.features.reshape(-1, self.n_parameters)
         if flat.ndim == 2 and flat.dtype == features.dtype and rows_of_one_thread(features) >= FEW:
             return on_one_thread(flat, features, np.empty((len(flat), self.n_parameters)))
-        return flat @ features
+        return flat.dot(features) if flat.ndim == 1 else flat @ features
 
     def pull_back_magnitudes(self, weights):
         """Return Σ_{s,a} w(s,a) |∂z(s,a)/∂θ|, the size of the terms in `pull_back`, for weights >= 0."""
