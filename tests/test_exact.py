@@ -1234,24 +1234,6 @@ def test_dense_chains_keep_to_one_thread(monkeypatch):
     assert squares > 1 and sum(sizes) == rows + squares * 80**3 + 400 * 80**2
 
 
-@pytest.mark.parametrize("most", [200, 1000, 9216])
-@pytest.mark.parametrize("dtype", [float, complex])
-def test_single_rows_are_multiplied_on_one_thread(monkeypatch, most, dtype):
-    """In parts that BLAS does not share among threads, whichever way the matrix lies."""
-    rng = np.random.default_rng(0)
-    monkeypatch.setattr(products, "ONE_THREAD_ROW", most)
-    for S in (1, 7, 40, 96, 130):
-        y, x = rng.normal(size=(S, S)).astype(dtype), rng.normal(size=S).astype(dtype)
-        for matrix in (y, y.T):
-            product, out = products.row_product_of(matrix), np.full((3, S), 7.0, dtype)
-            assert product(x, out[1]).base is out
-            assert_exact(out[1], (x[:, None] * matrix).sum(axis=0), S)
-            assert (out[[0, 2]] == 7.0).all()
-            parts = [matrix[:, part] for part in products.columns_of_one_thread(matrix)]
-            assert np.array_equal(np.concatenate(parts, axis=1), matrix)
-            assert all(products.one_thread_will_do(part) or part.shape[1] == 1 for part in parts)
-
-
 def test_no_policies_have_no_gradients():
     model, nobody = examples.referee(horizon=3), np.zeros((0, 9))
     assert exact.gradient(model, TabularSoftmax(3, 3), nobody).shape == (0, 9)

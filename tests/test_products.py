@@ -18,7 +18,7 @@ def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, 
     def recording(function):
         def product(x, y, out):
             sizes.append((out.size * y.shape[0] if y.ndim == 2 else x.size) * (4 if dtype is complex else 1))
-            return function(x, y, out=out)
+            return function(x, y, out)
 
         return product
 
@@ -26,9 +26,8 @@ def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, 
     monkeypatch.setattr(products, "ONE_THREAD_ROW", 100)
     monkeypatch.setattr(products, "FEW_COLUMNS", 3)
     monkeypatch.setattr(products, "INNER", 100)
-    recorded = SimpleNamespace(
-        dot=recording(np.dot), matmul=recording(np.matmul), einsum=np.einsum, empty_like=np.empty_like
-    )
+    monkeypatch.setattr(products, "dot", recording(products.dot))
+    recorded = SimpleNamespace(matmul=recording(np.matmul), einsum=np.einsum, empty_like=np.empty_like)
     monkeypatch.setattr(products, "np", recorded)
     rng = np.random.default_rng(0)
     x, y = (rng.integers(-9, 9, size=size) * (1 + 2j if dtype is complex else 1.0) for size in ((n, inner), (inner, m)))
@@ -49,4 +48,35 @@ def test_products_in_blocks_are_products_and_no_block_is_too_large(monkeypatch, 
     (64, 64, complex, False), (30, 40, complex, True), (0, 500, float, True),
 ])  # fmt: skip
 def test_small_products_are_left_to_blas(rows, S, dtype, whole):
-    assert products.product_of(rows, np.zeros((S, S), dtype)) is (np.dot if whole else products.on_one_thread)
+    assert products.product_of(rows, np.zeros((S, S), dtype)) is (products.dot if whole else products.on_one_thread)
+
+
+@pytest.mark.parametrize("most", [200, 1000, 9216])
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_single_rows_are_multiplied_on_one_thread(monkeypatch, most, dtype):
+    """In parts that BLAS does not share among threads, whichever way the matrix lies."""
+    rng = np.random.default_rng(0)
+    monkeypatch.setattr(products, "ONE_THREAD_ROW", most)
+    for S in (1, 7, 40, 96, 130):
+        y, x = rng.normal(size=(S, S)).astype(dtype), rng.normal(size=S).astype(dtype)
+        for matrix in (y, y.T):
+            product, out = products.row_product_of(matrix), np.full((3, S), 7.0, dtype)
+            assert product(x, out[1]).base is out
+            assert np.allclose(out[1], (x[:, None] * matrix).sum(axis=0), rtol=0, atol=1e-13 * S)
+            assert (out[[0, 2]] == 7.0).all()
+            parts = [matrix[:, part] for part in products.columns_of_one_thread(matrix)]
+            assert np.array_equal(np.concatenate(parts, axis=1), matrix)
+            assert all(products.one_thread_will_do(part) or part.shape[1] == 1 for part in parts)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (50, 4, 3), (200, 60), (0, 5)])
+@pytest.mark.parametrize("dtype", [float, complex])
+def test_small_sums_are_those_of_einsum(shape, dtype):
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(-9, 9, size=shape).astype(dtype) * (1 + 1j if dtype is complex else 1.0) for _ in range(2))
+    assert np.array_equal(products.inner(x, y), np.einsum("...i,...i->...", x, y))
+    rows = x.reshape(len(x), x[:1].size or x.shape[1])
+    assert np.array_equal(products.adding_rows(rows)(rows), rows.sum(axis=0))
+    out = np.empty(rows.shape[1], dtype)
+    products.adding_rows(rows)(rows, out=out)
+    assert np.array_equal(out, rows.sum(axis=0))
