@@ -1213,7 +1213,8 @@ def test_every_way_gives_visits_and_pairs_and_values(way, T):
     assert_exact(expected[0], sum(start @ np.linalg.matrix_power(dense, t) for t in range(T)), T)
 
 
-def test_dense_chains_keep_to_one_thread(monkeypatch):
+@pytest.mark.parametrize("way", ["by powers", "by powers, a row at a time"])
+def test_dense_chains_keep_to_one_thread(monkeypatch, way):
     """All products of matrices go through `products`, in sizes that BLAS does not share among threads."""
     mdp, sizes = random_mdp(n_states=80, horizon=400, rng=0), []
 
