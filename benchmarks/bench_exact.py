@@ -3,8 +3,9 @@
 The gradient is that of the expected return over 100 steps, of a policy linear
 in 16 features on gridworlds of four slippery moves, unless said otherwise. JAX
 and PyTorch run V backwards over all outcomes in one compiled scan, or in a loop,
-and differentiate it; JAX also in float32, its default. Answers are asserted
-against the equations written out step by step.
+and differentiate it; JAX also in float32, its default, and where states are few with
+the policy's chain as a dense matrix. Answers are asserted against the equations
+written out step by step.
 """
 
 import math
@@ -31,6 +32,7 @@ from reinforce_np.examples.building import grid_moves, slips
 
 FLOAT64, FLOAT32 = 1e-11, 1e-3  # of the largest component
 SIZES = (64, 10_000, 99_856)
+FEW = 300  # states of which a peer may make a dense matrix
 FRESH = "import time, numpy; began = time.perf_counter(); {}; print(time.perf_counter() - began)"
 
 
@@ -226,9 +228,10 @@ def fresh(*words):
 
 def theirs(problem, expected):
     """Return the peers, as far as they are installed."""
-    found = []
+    found, few = [], problem[0].n_states <= FEW
     for name, make, tolerance in (
         ("JAX jit(grad), float64", lambda: jax_reverse_mode(*problem, "float64"), FLOAT64),
+        *([("JAX jit(grad), dense matrix, float64", lambda: jax_dense(*problem), FLOAT64)] if few else []),
         ("JAX jit(grad), float32", lambda: jax_reverse_mode(*problem, "float32"), FLOAT32),
         ("PyTorch autograd, float64", lambda: torch_reverse_mode(*problem), FLOAT64),
     ):
@@ -250,21 +253,48 @@ def jax_reverse_mode(mdp, policy, theta, dtype):
     import jax
     import jax.numpy as jnp
 
+    def objective(pi, r, p, into, initial):
+        def step(V, _):
+            return (pi * (r + mdp.gamma * (p * V[into]).sum(axis=-1))).sum(axis=-1), None
+
+        V, _ = jax.lax.scan(step, jnp.zeros(mdp.n_states, dtype), None, length=mdp.horizon)
+        return initial @ V
+
+    return jax_gradient(objective, plain(mdp, policy), theta, dtype)
+
+
+def jax_dense(mdp, policy, theta):
+    """JAX: the same, where the policy makes a dense matrix of the model before the scan."""
+    import jax
+    import jax.numpy as jnp
+
+    features, r, p, into, initial = plain(mdp, policy)
+    s, a = np.ogrid[: mdp.n_states, : mdp.n_actions]
+    transition = np.zeros((mdp.n_states, mdp.n_actions, mdp.n_states))
+    np.add.at(transition, (s[..., None], a[..., None], into), p)
+
+    def objective(pi, r, transition, initial):
+        P, r_pi = mdp.gamma * jnp.einsum("sa,sat->st", pi, transition), (pi * r).sum(axis=-1)
+        V, _ = jax.lax.scan(lambda V, _: (r_pi + P @ V, None), jnp.zeros(mdp.n_states), None, length=mdp.horizon)
+        return initial @ V
+
+    return jax_gradient(objective, (features, r, transition, initial), theta, "float64")
+
+
+def jax_gradient(objective, arrays, theta, dtype):
+    """Return the function that gives the gradient of objective(π, *arrays), compiled; the first of the arrays are features, or None."""
+    import jax
+    import jax.numpy as jnp
+
     with jax.enable_x64(dtype == "float64"):
-        features, r, p, into, initial, theta = (
+        features, *given, theta = (
             None if x is None else jnp.asarray(x, dtype=None if x.dtype.kind == "i" else dtype)
-            for x in (*plain(mdp, policy), theta)
+            for x in (*arrays, theta)
         )
 
         def J(theta):
-            z = theta.reshape(r.shape) if features is None else features @ theta
-            pi = jax.nn.softmax(z, axis=-1)
-
-            def step(V, _):
-                return (pi * (r + mdp.gamma * (p * V[into]).sum(axis=-1))).sum(axis=-1), None
-
-            V, _ = jax.lax.scan(step, jnp.zeros(mdp.n_states, dtype), None, length=mdp.horizon)
-            return initial @ V
+            z = theta.reshape(given[0].shape) if features is None else features @ theta
+            return objective(jax.nn.softmax(z, axis=-1), *given)
 
         gradient = jax.jit(jax.grad(J)).lower(theta).compile()
         gradient(theta).block_until_ready()
