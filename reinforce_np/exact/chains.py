@@ -35,7 +35,8 @@ MOST_DENSE = 200  # states up to which a sparse chain may be quicker as a dense 
 DENSE = 2  # times the successors of a state: with so many states or fewer it always is
 TOGETHER = 2**20  # T S J up to which both recursions may be run as one
 TWICE = 2**14  # S J² up to which that may be done by two steps at once
-SUMS = 128  # rows up to which running sums are quickest as a product with a matrix
+SUMS = 2**7  # rows up to which running sums are quickest as a product with a matrix, and
+SUMMED = 2**14  # numbers in them
 APART = 8  # states between rows: a power of two from each other, they would compete for the same lines of the cache
 
 
@@ -119,7 +120,7 @@ def _of_rows(S, T, squarings=None):
     """Return what `_rows` takes, going 1, 2, 4, ... steps at a time after so many squarings."""
     squarings = most_at_a_time(S, T).bit_length() - 1 if squarings is None else squarings
     if squarings == 0:
-        return 1000 + 2 * (T - 1) * _of_row(S) + T * (0.036 * T * S if T <= SUMS else 450)
+        return 1000 + 2 * (T - 1) * _of_row(S) + T * (0.036 * T * S if T <= SUMS and T * S <= SUMMED else 450)
     whole, rest = divmod(max(T - 2**squarings, 0), 2**squarings)
     at_a_time = [2**k for k in range(squarings)] + [2**squarings] * min(whole, 1) + [rest] * (rest > 0)
     blocks = [1400 + 2 * _of_product(n, S) for n in at_a_time]
@@ -240,7 +241,7 @@ def _rows(P, r, start, T):
         forwards, backwards = row_product_of(P), row_product_of(P.T)
         for after, further in zip(d[-2::-1], v[2:], strict=True):
             now, ahead = forwards(now, after), backwards(ahead, further)
-        if T <= SUMS:
+        if T <= SUMS and T * S <= SUMMED:
             return d, product_of(T + 1, powers)(_running_sums(T), powers, np.empty_like(v))
         for before, after in itertools.pairwise(powers):
             after += before
