@@ -1,7 +1,11 @@
 """Runs that are stopped anywhere and go on to the same bits; files of another run, or of nobody."""
 
+import collections
 import functools
 import json
+import operator
+import threading
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -193,6 +197,39 @@ def test_wrong_headers_are_refused(finished, tmp_path):
             as_npz.write_arrays(stream, stored | {"header": np.frombuffer(text, dtype=np.uint8)})
         with pytest.raises(FileFormatError, match=message):
             run(checkpoint=Checkpoint(path, resume=True))
+
+
+class Slotted:
+    """A record without attributes of its own, such as a schedule of somebody's."""
+
+    __slots__ = ("rate",)
+
+    def __init__(self, rate):
+        self.rate = rate
+
+
+def without_a_variable():
+    def inner():
+        return later
+
+    if not inner:
+        later = 1
+    return inner
+
+
+@pytest.mark.parametrize("made", [
+    operator.itemgetter, Slotted, lambda n: [n].__getitem__, lambda n: {1: n}.get, lambda n: np.array([1, str(n)], dtype=object),
+    lambda n: Fraction(n, 7), range, slice, lambda n: collections.deque([n]), lambda n: bytearray([n]), np.random.default_rng,
+])  # fmt: skip
+def test_fingerprints_of_what_has_no_attributes(made):
+    assert fingerprint(made(1)) == fingerprint(made(1)) != fingerprint(made(2))
+    assert fingerprint({"inside": [made(1)]}) != fingerprint({"inside": [made(2)]})
+
+
+def test_fingerprints_of_what_cannot_be_pickled_are_names():
+    locks = threading.Lock(), threading.Lock()
+    assert fingerprint(locks[0]) == fingerprint(locks[1]) != fingerprint(object())
+    assert fingerprint(without_a_variable()) == fingerprint(without_a_variable())
 
 
 def test_fingerprints_tell_apart_and_do_not_change():

@@ -207,15 +207,14 @@ LONG = [
     "5",
     "--evaluate-every",
     "4",
-    "--checkpoint-every",
-    "0",
     "--json",
 ]
+OFTEN = ["--checkpoint-every", "0", "--checkpoint"]
 
 
 def stopped(path, how, delay, *more):
     """Start a run that would go on for minutes, stop it `delay` seconds after its first checkpoint, and return how it ended."""
-    command = [sys.executable, "-m", "reinforce_np", *LONG, "--episodes", "800000", *more, "--checkpoint", str(path)]
+    command = [sys.executable, "-m", "reinforce_np", *LONG, "--episodes", "800000", *more, *OFTEN, str(path)]
     heed = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which jobs in the background ignore
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed) as process:
         while not path.exists():
@@ -231,7 +230,7 @@ def gone_on_with(capsys, path):
     """The rest of a stopped run and the whole of one that was not: two documents."""
     data = as_npz.arrays(path.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
     episodes = ["--episodes", 8 * (json.loads(data["header"].tobytes())["iteration"] + 5)]
-    rest = run(capsys, *LONG, *episodes, "--checkpoint", path, "--resume")
+    rest = run(capsys, *LONG, *episodes, *OFTEN, path, "--resume")
     return rest[1], run(capsys, *LONG, *episodes)[1]
 
 

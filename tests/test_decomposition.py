@@ -13,6 +13,7 @@ from reinforce_np import (
     EntropyBonus,
     EntropyRegularised,
     Estimator,
+    FiniteMDP,
     GroupMean,
     KLPenalty,
     KLRegularised,
@@ -31,6 +32,7 @@ from reinforce_np import (
     Undiscounted,
     VTrace,
     algorithms,
+    assert_unbiased,
     enumerate_trajectories,
     exact,
     examples,
@@ -348,3 +350,30 @@ def test_the_command_shows_what_the_library_says(capsys):
     assert code == 2 and "--estimator ppo: pass one of total-return" in err
     code, _, err = parts_command(capsys, "--top", "0")
     assert code == 2 and "pass at least 1" in err
+
+
+def deterministic(first, second, ends, gamma):
+    """Two states, two actions; `first` and `second` are where the actions lead and what they pay, `ends` which of them end."""
+    return FiniteMDP(
+        np.ones((2, 2, 1)), np.array(first)[..., None], np.array(second, dtype=float)[..., None], np.array(ends)[..., None],
+        initial=[1.0, 0.0], gamma=gamma, horizon=2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1e-50, 1.0, 1e50])
+def test_what_is_rounding_of_a_temporal_difference_is_no_noise(scale):
+    """Where outcomes are certain δ − A is zero but for rounding, whose mean would be that of a piece of length one."""
+    estimator, policy = Estimator(GAE(0.0, 0.0)), TabularSoftmax(2, 2)
+    shared = deterministic([[0, 1], [1, 1]], [[-scale, -scale], [scale, scale]], [[False, False], [False, True]], 1.0)
+    theta = np.array([0.6, 1.5, -1.5, 1.0])
+    shares = largest_contributions(estimator, shared, policy, theta, n=100).bias_share
+    assert len(shares) == 4 and abs(shares.sum() - 1.0) < 1e-6 and np.all(shares > 0.05)
+    alone = deterministic([[1, 1], [1, 1]], -scale * np.ones((2, 2)), [[False, True], [False, False]], 0.9)
+    with pytest.raises(AssertionError) as convicted:
+        assert_unbiased(estimator, alone, policy, [-0.3, -0.4, 0.3, -0.9])
+    assert "of bias" in str(convicted.value)
+
+
+def test_a_factor_that_leaves_float64_is_refused():
+    with pytest.raises(ValueError, match="float64"):
+        largest_contributions(algorithms.reinforce(), MDP, POLICY, np.zeros(9), factor=1e-308)

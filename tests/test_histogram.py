@@ -41,6 +41,7 @@ from reinforce_np import (
     TotalReturn,
     TrajectoryRatio,
     TruncatedRatio,
+    VTrace,
     algorithms,
     count_trajectories,
     exact,
@@ -503,3 +504,47 @@ def test_too_many_batches_are_refused_before_all_returns_are_found(mdp, monkeypa
     assert [len(sizes) for sizes in seen] == [1, 1, 1] and 1 <= seen[0][0] <= seen[1][0] <= seen[2][0] == len(
         found.value
     )
+
+
+@pytest.mark.parametrize("normaliser", [PerLength(), PerToken(), PerTrajectory()])
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_trace_that_fades_is_not_one_number_a_trajectory(normaliser, group_size):
+    """V-trace with c̄ < 1 weighs steps by how many come after them; worked out by hand for one trajectory."""
+    stay_or_end = FiniteMDP(
+        [[[1.0], [1.0]]], [[[0], [0]]], [[[0.0], [1.0]]], [[[False], [True]]], initial=[1.0], gamma=1.0, horizon=3
+    )
+    policy, theta = TabularSoftmax(1, 2), np.array([0.3, 0.0])
+    estimator = Estimator(RewardToGo(), ratio=VTrace(1.0, 0.5), normaliser=normaliser)
+    assert not has_histogram(estimator, stay_or_end)
+    assert has_histogram(Estimator(RewardToGo(), ratio=VTrace(1.0, 1.0), normaliser=normaliser), stay_or_end)
+    found = moments(estimator, stay_or_end, policy, theta, group_size=group_size)
+    if group_size == 1 and isinstance(normaliser, PerLength):
+        end = policy.probabilities(theta)[0, 1]
+        score = policy.score(theta)[0, :, 1]  # of the second logit, for staying and for ending
+        weights = [[1.0], [1.0, 1.0], [0.5, 1.0, 1.0]]  # p + κ A of the next step, and A halves from step to step
+        by_hand = sum(
+            end * (1 - end) ** (L - 1) / L * np.dot(w, [score[0]] * (L - 1) + [score[1]])
+            for L, w in enumerate(weights, start=1)
+        )
+        assert_exact(found.mean[1], by_hand)
+    expected = moments(estimator, stay_or_end, policy, theta, group_size=group_size, route="enumeration")
+    assert_exact(found.mean, expected.mean)
+    assert_exact(found.variance, expected.variance)
+
+
+@pytest.mark.parametrize("advantage", [
+    GroupStandardised(ddof=0, eps=0.0), BatchStandardised(TotalReturn(), ddof=0, eps=0.0, per_token=False),
+    BatchStandardised(TotalReturn(), ddof=0, eps=0.0),
+])  # fmt: skip
+def test_returns_whose_rewards_cancel_are_equal_by_the_size_of_the_rewards(advantage):
+    """0.1 + 0.2 − 0.3 and 0.2 − 0.3 + 0.1 are zero but for rounding, which standardisation must not blow up."""
+    rewards, into, ends = np.zeros((5, 2, 1)), np.zeros((5, 2, 1), int), np.zeros((5, 2, 1), bool)
+    into[0, 0], into[0, 1], into[1], into[3] = 1, 3, 2, 4
+    rewards[0, 0], rewards[1], rewards[2] = 0.1, 0.2, -0.3
+    rewards[0, 1], rewards[3], rewards[4] = 0.2, -0.3, 0.1
+    ends[[2, 4]] = True
+    mdp = FiniteMDP(np.ones((5, 2, 1)), into, rewards, ends, initial=[1.0, 0, 0, 0, 0], gamma=1.0, horizon=3)
+    given = Estimator(advantage), mdp, TabularSoftmax(5, 2), np.eye(10)[0] / 2
+    for route in ("histogram", "enumeration"):
+        found = moments(*given, group_size=2, route=route)
+        assert not found.mean.any() and not found.variance.any()

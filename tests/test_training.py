@@ -12,10 +12,13 @@ from tolerances import assert_exact
 
 from benchmarks import short_corridor
 from reinforce_np import (
+    ClippedRatio,
     Draw,
+    Estimator,
     FileFormatError,
     FiniteMDP,
     ModelSource,
+    RewardToGo,
     TabularSoftmax,
     algorithms,
     exact,
@@ -165,6 +168,54 @@ def test_what_is_exact_is_exact():
     assert np.array_equal(found.theta[0], START)
     averaged = run(evaluation=Evaluation(moments=True), iterations=0, update=Update(accumulate=4)).history
     assert_exact(4 * averaged.noise, run(evaluation=Evaluation(moments=True), iterations=0).history.noise)
+
+
+def test_the_noise_is_that_of_a_step():
+    """A minibatch is a part of the batch; a critic that learns between accumulated batches has no one V."""
+    source, ratio = (
+        (examples.bandit(means=[10.0, 11.0]), TabularSoftmax(1, 2)),
+        Estimator(RewardToGo(), ratio=ClippedRatio(0.2, 0.2)),
+    )
+    heard = []
+
+    class Listening(SGD):
+        def step(self, theta, gradient, state, draw):
+            heard.append(gradient)
+            return super().step(theta, gradient, state, draw)
+
+    def noise(n, **options):
+        update = Update(minibatches=n)
+        return train(
+            source, ratio, SGD(1e-9), iterations=0, update=update, evaluation=Evaluation(moments=True), rng=0, **options
+        ).history.noise[0]
+
+    assert_exact(noise(4, batch_size=20), 4 * noise(1, batch_size=20))
+    assert_exact(noise(4, batch_size=18), 18 / 5 * noise(1, batch_size=18))  # 5, 5, 4 and 4
+    train(
+        source,
+        ratio,
+        Listening(1e-12),
+        iterations=2000,
+        batch_size=20,
+        update=Update(minibatches=4),
+        evaluation=Evaluation(every=0),
+        rng=0,
+    )
+    assert abs(np.var(heard, axis=0).sum() / noise(4, batch_size=20) - 1) < 0.05
+    with pytest.raises(ValueError, match=r"accumulate=4: the critic learns"):
+        train(source, algorithms.reinforce_with_baseline, SGD(0.1), iterations=1, batch_size=20, update=Update(accumulate=4),
+              critic=LeastSquares(), evaluation=Evaluation(moments=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e160])
+def test_lengths_whose_squares_are_no_floats(scale):
+    def lengths(scale):
+        model = examples.referee()
+        found = train((model.replace(reward=model.reward * scale), POLICY), algorithms.reinforce(), SGD(1 / scale), iterations=2,
+                      batch_size=20, rng=0).history  # fmt: skip
+        return np.append(found.gradient_norm, found.exact_gradient_norm)
+
+    assert np.allclose(lengths(scale) / scale, lengths(1.0), rtol=1e-9)
 
 
 def test_a_cloud_has_the_moments_of_what_is_in_it():

@@ -453,8 +453,8 @@ def diagnose(claimed, expected, wrong):
     >>> diagnose(np.array([1.0, 3.0, 2.0]), np.array([1.0, 2.0, 3.0]), [1, 2])
     'the same numbers stand in another order (a wrong index or reshape): components 1, 2'
     """
-    scale = max(np.abs(expected).max(), np.abs(claimed).max())
-    close = MATCH * scale
+    unit = max(np.abs(expected).max(), np.abs(claimed).max()) or 1.0
+    claimed, expected, close = claimed / unit, expected / unit, MATCH  # their squares are in float64
     if not np.any(np.abs(claimed) > close):
         return "it is zero everywhere"
     factor = float(claimed @ expected / (expected @ expected)) if np.any(np.abs(expected) > close) else np.nan
@@ -469,7 +469,7 @@ def diagnose(claimed, expected, wrong):
         return f"the sign is wrong in components {named}"
     offset = claimed - expected
     if len(claimed) > 1 and np.ptp(offset) < close:
-        return f"every component is off by the same amount ({offset[0]:.6g})"
+        return f"every component is off by the same amount ({unit * offset[0]:.6g})"
     if len(wrong) <= max(1, len(claimed) // 4):
         return f"a term is missing or extra in component{'s' if len(wrong) > 1 else ''} {named} only"
     cosine = float(claimed @ expected / (np.linalg.norm(claimed) * np.linalg.norm(expected)))

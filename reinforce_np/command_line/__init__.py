@@ -59,6 +59,8 @@ def main(argv=None):
     if options.run is None:
         root.print_help()
         return BAD_INPUT
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that has no γ gets a question mark
     try:
         code = options.run(options)
         sys.stdout.flush()
@@ -70,7 +72,7 @@ def main(argv=None):
     except (ValueError, TypeError, OSError, ImportError) as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has gone: nothing more to say
-            return PASSED
+            return getattr(options, "code", PASSED)
         return _complain(error, BAD_INPUT)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)

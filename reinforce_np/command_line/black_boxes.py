@@ -1,5 +1,6 @@
 """From words on the command line to an environment that can only be stepped, and a policy on its observations."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,7 +148,7 @@ def _features(spec, low, high):
     kind, _, number = spec.partition(":")
     if kind == "scaled" and not number:
         return features.Scaled(low, high)
-    if number.isdigit() and 0 < int(number) <= 100:
+    if re.fullmatch("[0-9]{1,3}", number) and 0 < int(number) <= 100:
         n = int(number)
         if kind == "polynomial":
             return features.Polynomial(low, high, order=n, total=n)

@@ -81,8 +81,9 @@ def run(options):
     if not 0 < options.alpha < 1:
         raise ValueError(f"--alpha {options.alpha:g} is out of range; pass a probability in (0, 1)")
     report = investigate(models.problem(options), options.trajectories, options.alpha, options.seed)
+    options.code = EXIT_CODES[report.verdict]  # also where nobody reads what is printed
     print(json.dumps(as_json(report), allow_nan=False) if options.json else as_text(report))
-    return EXIT_CODES[report.verdict]
+    return options.code
 
 
 def investigate(problem, n, alpha, seed):
@@ -156,7 +157,7 @@ def as_json(report):
         "horizon": problem.mdp.horizon,
         "gamma": problem.mdp.gamma,
         "policy": problem.policy_name,
-        "theta": [None if np.isinf(x) else x for x in problem.theta.tolist()],
+        "theta": models.parameters(problem.theta),
         "objective": comparison.objectives["backward"],
         "objectives": comparison.objectives,
         "gradient": gradient,

@@ -234,7 +234,7 @@ def _as_json(rows, problem, objective, options):
         "horizon": problem.mdp.horizon,
         "gamma": problem.mdp.gamma,
         "policy": problem.policy_name,
-        "theta": problem.theta.tolist(),
+        "theta": models.parameters(problem.theta),
         "objective": type(objective).__name__,
         "beta": options.beta,
         "behaviour": options.behaviour,

@@ -230,6 +230,11 @@ def array(option, path, *, minus_infinity=False):
     return arguments.real_array(f"{option} {path}", values, minus_infinity=minus_infinity)
 
 
+def parameters(theta):
+    """Return parameters as JSON holds them: −inf, which masks an action, as null."""
+    return [None if np.isinf(x) else x for x in theta.tolist()]
+
+
 def whole(text):
     """Parse a whole number >= 0."""
     if not re.fullmatch("[+-]?[0-9]{1,40}", text):

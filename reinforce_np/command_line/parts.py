@@ -88,7 +88,7 @@ def _as_json(problem, rows, options, pairs, trajectories, note):
         "horizon": problem.mdp.horizon,
         "gamma": problem.mdp.gamma,
         "policy": problem.policy_name,
-        "theta": problem.theta.tolist(),
+        "theta": models.parameters(problem.theta),
         "parts": rows,
         "estimator": options.estimator,
         "pairs": [

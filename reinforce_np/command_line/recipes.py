@@ -1,6 +1,7 @@
 """From words to what `train` takes: algorithms, optimisers, critics, and which of them go together."""
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -240,7 +241,7 @@ def schedule(options):
         "exponential": Exponential,
         "linear": lambda rate, n: Linear(rate, 0.0, n),
     }
-    if kind not in makers or not length.isdigit() or not 0 < int(length) < 10**15:
+    if kind not in makers or not re.fullmatch("[0-9]{1,16}", length) or not 0 < int(length) < 10**15:
         raise ValueError(
             f"--schedule {options.schedule}: pass constant, or inverse:STEPS, exponential:STEPS or linear:STEPS"
         )

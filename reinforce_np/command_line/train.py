@@ -157,9 +157,7 @@ def add_output(parser):
     group.add_argument(
         "--checkpoint", metavar="FILE", help="save the run to file.npz now and then, at the end and when interrupted"
     )
-    group.add_argument(
-        "--checkpoint-every", type=models.real, default=SECONDS, metavar="SECONDS", help=f"default: {SECONDS:g}"
-    )
+    group.add_argument("--checkpoint-every", type=models.real, metavar="SECONDS", help=f"default: {SECONDS:g}")
     group.add_argument("--resume", action="store_true", help="go on from --checkpoint, if it is there")
     group.add_argument(
         "--exact-path",
@@ -203,7 +201,8 @@ def run(options):
     task = Task(options)
     checkpoint = None
     if options.checkpoint is not None:
-        checkpoint = Checkpoint(options.checkpoint, options.checkpoint_every, options.resume)
+        every = SECONDS if options.checkpoint_every is None else options.checkpoint_every
+        checkpoint = Checkpoint(options.checkpoint, every, options.resume)
     progress = Progress(task.iterations)
     try:
         with workers(options.workers) as executor:
@@ -351,7 +350,13 @@ def check_files(options):
         raise ValueError("--resume goes on from a checkpoint; pass --checkpoint FILE too")
     if options.checkpoint is not None and os.path.lexists(options.checkpoint) and not options.resume:
         raise ValueError(f"--checkpoint {options.checkpoint} exists; pass --resume to go on with it, or another path")
-    if options.checkpoint_every < 0:
+    if options.checkpoint_every is not None and options.checkpoint is None:
+        raise ValueError("--checkpoint-every says how often --checkpoint FILE is written; pass that too")
+    if options.moments and options.evaluate_every == 0:
+        raise ValueError(
+            "--moments are part of the exact evaluations, and --evaluate-every 0 leaves them out; pass one of them"
+        )
+    if options.checkpoint_every is not None and options.checkpoint_every < 0:
         raise ValueError(f"--checkpoint-every {options.checkpoint_every:g} is negative; pass seconds >= 0")
     if options.history is not None and not options.history.lower().endswith(SUFFIXES):
         raise ValueError(f"--history {options.history}: pass a file ending in {', '.join(SUFFIXES)}")
@@ -364,7 +369,7 @@ def check_files(options):
     for name in ("checkpoint", "history", "save_theta", "plot"):
         check_place(name.replace("_", "-"), getattr(options, name))
     if options.env is not None:
-        for name in ("exact_path", "moments"):
+        for name in ("exact_path", "moments", "evaluate_every"):
             if getattr(options, name):
                 raise ValueError(
                     f"--{name.replace('_', '-')}: nothing is known exactly of the black box --env {options.env}; use --mdp"
@@ -373,8 +378,13 @@ def check_files(options):
 
 def check_place(option, path):
     """Refuse a path at which no file can be written."""
-    if path is not None and (not os.path.isdir(os.path.dirname(os.path.abspath(path))) or os.path.isdir(path)):
+    if path is None:
+        return
+    folder = os.path.dirname(os.path.abspath(path))
+    if not os.path.isdir(folder) or os.path.isdir(path):
         raise ValueError(f"--{option} {path}: its folder does not exist, or it is one; pass the path of a file")
+    if not os.access(folder, os.W_OK | os.X_OK):  # a file appears in it under another name first
+        raise ValueError(f"--{option} {path}: nothing can be written to its folder; pass a path in another one")
 
 
 def _say(text):
@@ -402,7 +412,7 @@ def as_json(task, done, found):
         "objective": found["objective"],
         "total_reward": found["total_reward"],
         "test": found["test"],
-        "theta": [None if np.isinf(x) else x for x in done.theta.tolist()],
+        "theta": models.parameters(done.theta),
         "history": history,
         "exact_path": None if path is None else path.objective.tolist(),
     }

@@ -5,7 +5,6 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import os
 import sys
 import textwrap
@@ -172,6 +171,10 @@ def _sweep(command, options, values, executor):
             return None, _verifier(options, values, sizes)
         if given:
             raise ValueError(f"--{given[0]} {getattr(options, given[0])} is for the default problem; leave out --mdp")
+    if (command.name == "horizon" and options.horizon != "own") or (
+        command.name == "gamma" and options.gamma is not None
+    ):
+        raise ValueError(f"--{command.name} is what this sweep varies; pass its --values")
     if options.mdp is None:
         options.mdp = DEFAULT_MDP
         if options.horizon == "own":
@@ -267,7 +270,7 @@ def as_json(sweep, problem):
             "horizon": problem.mdp.horizon,
             "gamma": problem.mdp.gamma,
             "policy": problem.policy_name,
-            "theta": [None if math.isinf(x) else x for x in problem.theta.tolist()],
+            "theta": models.parameters(problem.theta),
         }
     return {"sweep": sweep.parameter, **model, "rows": [dataclasses.asdict(row) for row in sweep.rows]}
 

@@ -132,6 +132,14 @@ class PerComponent:
             raise ValueError(f"baseline has shape {baseline.shape}; pass (D,) or (S, D)")
         object.__setattr__(self, "baseline", baseline)
 
+    def check_policy(self, policy):
+        """Refuse a policy that has another number of parameters, or of states."""
+        S, D = policy.n_states, policy.n_parameters
+        if self.baseline.shape not in ((D,), (S, D)):
+            raise ValueError(
+                f"baseline has shape {self.baseline.shape}; for this policy it must be ({D},) or ({S}, {D})"
+            )
+
     @property
     def from_start(self):
         """As the advantage."""

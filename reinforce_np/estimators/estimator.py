@@ -260,11 +260,7 @@ class Estimator:
     def _component_baseline(self, batch, visits):
         """Return Σ_{s,a} visits(s,a) b_i(s) ψ_i(s,a), shape (rows, D)."""
         psi = batch.policy.score(batch.theta)
-        S, D = batch.policy.n_states, batch.policy.n_parameters
-        if self.advantage.baseline.shape not in ((D,), (S, D)):
-            raise ValueError(
-                f"baseline has shape {self.advantage.baseline.shape}; for this policy it must be ({D},) or ({S}, {D})"
-            )
+        self.advantage.check_policy(batch.policy)
         b = np.broadcast_to(self.advantage.baseline, (batch.policy.n_states, batch.policy.n_parameters))
         return np.tensordot(visits, psi * b[:, None, :], axes=2)
 

@@ -194,13 +194,16 @@ class BatchStandardised:
     def credit(self, batch):
         """Return (A − mean)/(std + ε), shape (N, T)."""
         if not self.per_token:
-            R = returns(batch.rewards, batch.gamma) - self.of.baseline
-            return spread(self._standardised(R, batch.batch, np.ones(len(R)), batch), batch)
+            R, size = (returns(r, batch.gamma) for r in (batch.rewards, np.abs(batch.rewards)))
+            R = R - self.of.baseline
+            return spread(self._standardised(R, size + np.abs(R), batch.batch, np.ones(len(R)), batch), batch)
         A, live = self.of.credit(batch), batch.mask.ravel().astype(float)
-        return self._standardised(A.ravel(), np.repeat(batch.batch, A.shape[1]), live, batch).reshape(A.shape)
+        size = np.abs(A) + rewards_to_go(np.abs(batch.rewards), batch.gamma)
+        index = np.repeat(batch.batch, A.shape[1])
+        return self._standardised(A.ravel(), size.ravel(), index, live, batch).reshape(A.shape)
 
-    def _standardised(self, x, index, weight, batch):
-        difference = _minus_mean(x, index, weight, batch.trajectories.n_steps)
+    def _standardised(self, x, size, index, weight, batch):
+        difference = _minus_mean(x, size, index, weight, batch.trajectories.n_steps)
         return _over_deviation(difference, index, weight, self.ddof, self.eps)
 
 
@@ -219,23 +222,24 @@ def _group_sizes(batch, name):
 
 def _minus_group_mean(batch):
     """Return R_n − mean of its group, shape (N,)."""
-    R = returns(batch.rewards, batch.gamma)
-    return _minus_mean(R, batch.group, np.ones(len(batch.group)), batch.trajectories.n_steps)
+    R, size = (returns(r, batch.gamma) for r in (batch.rewards, np.abs(batch.rewards)))
+    return _minus_mean(R, size, batch.group, np.ones(len(batch.group)), batch.trajectories.n_steps)
 
 
-def _minus_mean(x, index, weight, n_steps):
+def _minus_mean(x, size, index, weight, n_steps):
     """Return x minus its mean over the entries of weight one with the same index, zero where they are all equal.
 
-    Equal means equal up to the rounding of `n_steps` − 1 additions: the same rewards added in another order
-    differ in the last digit, the mean of equal numbers is not always that
+    Equal means equal up to the rounding of `n_steps` − 1 additions of terms whose absolute values add up to `size`: the same
+    rewards added in another order differ in the last digit, the mean of equal numbers is not always that
     number, and neither must be blown up by a standard deviation that is rounding too.
     """
     n = index.max(initial=-1) + 1
-    low, high = np.full(n, np.inf), np.full(n, -np.inf)
+    low, high, largest = np.full(n, np.inf), np.full(n, -np.inf), np.zeros(n)
+    np.maximum.at(largest, index[weight > 0], size[weight > 0])
     np.minimum.at(low, index[weight > 0], x[weight > 0])
     np.maximum.at(high, index[weight > 0], x[weight > 0])
     mean = total(weight * x, index) / np.maximum(total(weight, index), 1.0)
-    same = high - low <= SAME * max(n_steps - 1, 0) * np.maximum(np.abs(low), np.abs(high))
+    same = high - low <= SAME * max(n_steps - 1, 0) * largest
     return np.where((same | (low > high))[index], 0.0, weight * (x - mean))
 
 

@@ -376,7 +376,8 @@ def check_support(mdp, policy, theta, behaviour):
     if behaviour is None:
         return
     pi = policy.probabilities(theta)
-    reached = graph.reachable(mdp, graph.possible_outcomes(mdp, pi))
+    steps = None if mdp.horizon is None else max(mdp.horizon - 1, 0)  # after which an action is still drawn
+    reached = graph.reachable(mdp, graph.possible_outcomes(mdp, pi), steps)
     missing = (pi > 0) & reached[:, None] & (policy.log_probabilities_of("behaviour", behaviour) == -np.inf)
     if missing.any():
         s, a = arguments.first_index(missing)

@@ -41,7 +41,7 @@ from reinforce_np.exact.derivatives import gradient as exact_gradient
 from reinforce_np.exact.derivatives import gradient_scale
 from reinforce_np.exact.objectives import Discounted
 from reinforce_np.exact.record import DOUBLE, Moments
-from reinforce_np.exact.values import action_values, values
+from reinforce_np.exact.values import action_values, largest_return, values
 from reinforce_np.exact.verdicts import judge, objective_of, verdict_of
 from reinforce_np.problem import problem_of
 from reinforce_np.trajectories import Trajectories
@@ -49,6 +49,7 @@ from reinforce_np.trajectories import Trajectories
 NUMBERS = 2**22  # of the estimates of all batches, held at once some thirty times
 ROUNDS = 10  # of reweighted least squares
 NEAR = 1e-6  # of the largest distance: what is nearer counts as there
+ROUNDING = 1e-12  # of the largest return: temporal differences below are none
 SAME = 1e-9  # relative difference of estimates that are the same but for the order of a sum
 
 
@@ -172,7 +173,9 @@ def largest_contributions(
     if exchangeable and not isinstance(estimator, Estimator):
         few = spread(len(p))
         check_exchangeable(estimator, trajectories, problem, members[few], f[few], eps)
-    f /= factor
+    with np.errstate(over="ignore"):
+        f /= factor
+    check_estimates(float(np.abs(f).max(initial=0.0)))
 
     mean = p @ f
     squares = p * ((f - mean) ** 2).sum(axis=1)
@@ -244,7 +247,9 @@ def _nearest_unbiased(trajectories, members, p, f, problem, objective):
         scaled = (Z * (p * weight)[:, None]).reshape(len(Z), -1)
         u = u + np.tensordot(np.linalg.lstsq(scaled @ flat.T, scaled @ (f - u).ravel(), rcond=None)[0], Z, axes=1)
         distance = np.sqrt(((f - u) ** 2).sum(axis=1))
-        weight = 1.0 / np.maximum(distance, NEAR * max(distance.max(), np.finfo(float).tiny))
+        if not distance.any():
+            break
+        weight = 1.0 / np.maximum(distance / distance.max(), NEAR)
         weight /= weight.max()
     return u
 
@@ -266,8 +271,13 @@ def _pieces(trajectories, problem, objective):
         np.where(t + 1 < trajectories.lengths[:, None], np.roll(s, -1, axis=1), trajectories.final_states[:, None]),
     ]
     rewards = np.where(live, trajectories.rewards + bonus[s, a], 0.0)
-    advantage = discount * (Q[t, s, a] - now)
-    delta = discount * (rewards + gamma * goes_on * after - now)
+    rounding = ROUNDING * largest_return(mdp, policy, theta)  # of estimates of zero only their size would be left
+
+    def resolved(x):
+        return discount * np.where(np.abs(x) > rounding, x, 0.0)
+
+    advantage, ahead = Q[t, s, a] - now, rewards + gamma * goes_on * after - now
+    advantage, delta, drawn_outcome = discount * advantage, resolved(ahead), resolved(ahead - advantage)
     log_ratio = np.where(live, log_pi[s, a] - trajectories.log_probabilities, 0.0)
     ratios = np.exp(np.cumsum(log_ratio, axis=1))
     whole = np.broadcast_to(ratios[:, -1:], ratios.shape) if T else ratios
@@ -277,7 +287,7 @@ def _pieces(trajectories, problem, objective):
     def weights(ratio):
         """The weights on the scores, of the estimates above in their order."""
         yield advantage * ratio
-        yield from (x * ratio for x in (np.ones_like(now), discount, discount * now, start, delta - advantage))
+        yield from (x * ratio for x in (np.ones_like(now), discount, discount * now, start, drawn_outcome))
         drawn = ratio - np.pad(ratio, ((0, 0), (1, 0)))[:, :-1]  # zero in the mean from the second step on
         for lag in range(1, T):
             yield np.pad((live * delta * ratio)[:, lag:], ((0, 0), (0, lag)))

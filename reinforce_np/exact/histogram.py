@@ -30,6 +30,7 @@ from reinforce_np.estimators import (
     RewardToGo,
     SelfNormalisedRatio,
     TotalReturn,
+    VTrace,
 )
 from reinforce_np.estimators.groups import SAME
 from reinforce_np.exact import batches, listing
@@ -94,6 +95,8 @@ def has_histogram(estimator, mdp, behaviour=None):
     if isinstance(advantage, LeaveOneOut):
         return not advantage.per_step
     if isinstance(advantage, RewardToGo):  # the same number at every step when all is paid at the end
+        if isinstance(estimator.ratio, VTrace) and estimator.ratio.c_limit < 1:  # fades towards the first step
+            return False
         return mdp.gamma == 1 and advantage.baseline.ndim == 0 and not estimator.penalty and _paid_at_the_end(mdp)
     return isinstance(advantage, TotalReturn | GroupMean | GroupStandardised)
 

@@ -239,6 +239,8 @@ def _form(estimator, mdp, policy, theta, behaviour):
         return "trace", trace
     advantage = estimator.advantage
     inner = advantage.of if isinstance(advantage, PerComponent) else advantage
+    if isinstance(advantage, PerComponent):
+        advantage.check_policy(policy)
     if mdp.horizon is None or not isinstance(inner, TotalReturn | LeaveOneOut | GroupMean):
         return None
     if isinstance(advantage, PerComponent) and advantage.baseline.ndim == 2:

@@ -161,8 +161,13 @@ def read(path, identity, seed, n_parameters, optimiser, critic):
             header["entropy"],
             header["spawn_key"],
         ):
+            keys = [
+                f" with spawn_key={key}" if header["spawn_key"] or seed.spawn_key else ""
+                for key in (header["spawn_key"], list(seed.spawn_key))
+            ]
             raise ValueError(
-                f"it was written by another run: its seed is {header['entropy']}, and not {_plain(seed.entropy)}; pass that one, or none"
+                f"it was written by another run: its seed is {header['entropy']}{keys[0]}, and not {_plain(seed.entropy)}{keys[1]}; "
+                "pass that one, or none"
             )
         theta = arguments.real_array("theta", arrays["theta"], shape=(n_parameters,), minus_infinity=True)
         state = State(

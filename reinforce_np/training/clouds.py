@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from reinforce_np import arguments, exact
+from reinforce_np.exact.record import norm
 from reinforce_np.sampling import sample, seed_sequence
 
 
@@ -76,7 +77,7 @@ def clouds(mdp, policy, theta, estimators, *, batch_size=10, batches=1000, group
     if not isinstance(estimators, dict):
         raise TypeError(f"estimators={estimators!r} is no dictionary; pass names with them, {{name: Estimator}}")
     gradient = exact.gradient(mdp, policy, theta)
-    length = float(np.linalg.norm(gradient))
+    length = norm(gradient)
     if not length or not estimators:
         raise ValueError(
             "the gradient is zero here, or there is no estimator: there is nothing to compare; choose another theta"

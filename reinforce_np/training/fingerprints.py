@@ -14,7 +14,7 @@ def fingerprint(value):
     """Return 64 hexadecimal digits that tell records, arrays, numbers and functions apart.
 
     A function counts by its name, code and what it closes over; a record by
-    the fields it was made with; an object of no known kind by its class and attributes.
+    the fields it was made with; an object of no known kind by its class and attributes, or by what a pickle of it would hold.
 
     Parameters
     ----------
@@ -73,18 +73,38 @@ def _feed(update, value, inside):
         inner((value.__func__, value.__self__))
     elif isinstance(value, types.FunctionType):
         update(f"function:{_name(value)};".encode())
-        cells = tuple(cell.cell_contents for cell in value.__closure__ or ())
+        cells = tuple(_content(cell) for cell in value.__closure__ or ())
         inner((value.__code__, value.__defaults__, value.__kwdefaults__, cells))
-    elif isinstance(value, type) or not hasattr(value, "__dict__"):
+    elif isinstance(value, type):
         update(f"{_name(value)};".encode())
-    else:
+    elif dataclasses.is_dataclass(value):
         update(f"object:{_name(type(value))};".encode())
-        fields = dataclasses.fields(value) if dataclasses.is_dataclass(value) else None
-        inner(
-            vars(value)
-            if fields is None
-            else {field.name: getattr(value, field.name) for field in fields if field.init}
-        )
+        inner({field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init})
+    elif hasattr(value, "__dict__"):
+        update(f"object:{_name(type(value))};".encode())
+        inner(vars(value))
+    else:
+        update(f"{_name(value)};".encode())
+        inner(_pickled(value))
+
+
+def _content(cell):
+    """Return what a function closes over; an empty cell is one that is filled later, or never."""
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return types.CellType
+
+
+def _pickled(value):
+    """Return what a pickle of an object without attributes would hold; its name where there is none."""
+    try:
+        parts = value.__reduce_ex__(4)
+    except Exception:  # whatever it raises, it cannot be pickled
+        return _name(value)
+    return (
+        parts if isinstance(parts, str) else tuple(list(part) if hasattr(part, "__next__") else part for part in parts)
+    )
 
 
 def _name(value):

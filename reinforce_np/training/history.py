@@ -49,9 +49,9 @@ class History:
     exact_gradient_norm : array (E,)
         ‖∇J(θ)‖, exact.
     signal, noise, relative_bias : array (E,)
-        Of the estimate of a step (the mean of `accumulate` batches), exact: ‖E[ĝ]‖², total variance, and ‖E[ĝ] − ∇J‖ / ‖∇J‖. NaN
-        when they were not asked for, and a relative bias also where ∇J is zero; in CSV and JSON an
-        empty cell and null.
+        Of the estimate of the first step on a batch, from the largest of its `minibatches`, or the mean of `accumulate`
+        batches, exact: ‖E[ĝ]‖², total variance, and ‖E[ĝ] − ∇J‖ / ‖∇J‖. NaN when they were not asked for, and a
+        relative bias also where ∇J is zero; in CSV and JSON an empty cell and null.
     theta : array (E, D)
         Parameters at every evaluation, when they were asked for; else (E, 0).
 

@@ -19,13 +19,14 @@ from reinforce_np import arguments, exact
 from reinforce_np.environments import Draw, ModelSource
 from reinforce_np.estimators import Estimator, OnPolicy
 from reinforce_np.exact.callables import as_estimate, bound, called, n_required, name_of
+from reinforce_np.exact.record import norm
 from reinforce_np.problem import Problem
 from reinforce_np.sampling import seed_sequence
 from reinforce_np.training import checkpoints
 from reinforce_np.training.checkpoints import State
 from reinforce_np.training.fingerprints import fingerprint, words
 from reinforce_np.training.history import History, Recorder
-from reinforce_np.training.optimisers import clipped, length
+from reinforce_np.training.optimisers import clipped
 from reinforce_np.training.updates import Update, divergence, minibatches
 
 DRAWING, SHUFFLING = 0, 1  # which child of an iteration's seed
@@ -41,7 +42,7 @@ class Evaluation:
     every : int
         Iterations between two evaluations of J(θ) and ∇J(θ), the start included; 0 for none.
     moments : bool
-        Also the exact signal, noise and bias of the estimate from one batch; see `exact.moments` for what that costs.
+        Also the exact signal, noise and bias of the estimate of a step; see `exact.moments` for what that costs.
     keep_theta : bool
         Also keep θ in the history.
 
@@ -231,6 +232,11 @@ class _Run:
                 "in_sample=True makes V depend on the batch, and evaluation.moments holds for a V that does not: leave one of "
                 "them out, or judge a function that fits and estimates"
             )
+        if self.evaluation.moments and self.critic is not None and self.update.accumulate > 1:
+            raise ValueError(
+                f"accumulate={self.update.accumulate}: the critic learns after each of the batches, and evaluation.moments holds for "
+                "one V: leave one of them out, or draw one batch that is larger"
+            )
         if self.evaluation.moments and self.critic is None and not isinstance(self.estimator, Estimator):
             raise TypeError(
                 "evaluation.moments needs an Estimator, whose moments are known; your own function has none here"
@@ -342,24 +348,24 @@ class _Run:
     def _climb(self, state, draw, estimate, shuffle):
         """Return θ and the optimiser's state after all steps on a batch, and what is known of them."""
         theta, optimiser = state.theta, state.optimiser
-        norm, steps = 0.0, 0
+        first, steps = 0.0, 0
         rng = np.random.Generator(np.random.PCG64(shuffle))
         for _ in range(self.update.epochs):
             for part in minibatches(draw.trajectories, self.update.minibatches, rng):
                 if steps and self.update.target_kl is not None and divergence(draw, theta) > self.update.target_kl:
-                    return theta, optimiser, {"gradient_norm": norm, "updates": steps}
+                    return theta, optimiser, {"gradient_norm": first, "updates": steps}
                 here = dataclasses.replace(draw, trajectories=part)
                 gradient = estimate(here, theta)
-                norm, gradient = norm if steps else length(gradient), clipped(gradient, self.update.clip_norm)
+                first, gradient = first if steps else norm(gradient), clipped(gradient, self.update.clip_norm)
                 with np.errstate(over="ignore", invalid="ignore"):  # said below
                     theta, optimiser = self.optimiser.step(theta, gradient, optimiser, here)
                 if np.isnan(theta).any() or np.isposinf(theta).any() or not _all_finite(optimiser):
                     raise ValueError(
                         f"theta or the state of the optimiser left float64 after {state.iteration} iterations and {steps} steps on the batch (gradient of length "
-                        f"{norm:.3g}); use a smaller rate, or clip_norm"
+                        f"{first:.3g}); use a smaller rate, or clip_norm"
                     )
                 steps += 1
-        return theta, optimiser, {"gradient_norm": norm, "updates": steps}
+        return theta, optimiser, {"gradient_norm": first, "updates": steps}
 
     def evaluated(self, state, recorder):
         """Return the state with one more evaluation, which is written."""
@@ -367,16 +373,20 @@ class _Run:
             return state
         problem = self.source.mdp, self.source.policy, state.theta
         gradient = exact.gradient(*problem)
-        norm = float(np.linalg.norm(gradient))
-        row = {"evaluated": state.iteration, "objective": float(exact.objective(*problem)), "exact_gradient_norm": norm}
+        length = norm(gradient)
+        row = {
+            "evaluated": state.iteration,
+            "objective": float(exact.objective(*problem)),
+            "exact_gradient_norm": length,
+        }
         if self.evaluation.moments:
             moments = self._moments(state)
-            bias = float(np.linalg.norm(moments.mean - gradient))
+            bias = norm(moments.mean - gradient)
             row |= {
                 "signal": float(moments.mean @ moments.mean),
                 "noise": float(moments.total_variance) / self.update.accumulate,
             }
-            row["relative_bias"] = bias / norm if norm else np.nan
+            row["relative_bias"] = bias / length if length else np.nan
         if self.evaluation.keep_theta:
             row["theta"] = state.theta
         recorder.write(state.evaluations, row)
@@ -389,8 +399,11 @@ class _Run:
             model = Draw(nothing, source.mdp, source.policy)
             critic = self.critic.start(model) if state.critic is None else state.critic
             estimator = self._made(self.critic.values(critic, model))
+        prompts = -(
+            -self.batch_size // source.group_size // self.update.minibatches
+        )  # of the first part, which is the largest
         return exact.moments(
-            estimator, source.mdp, source.policy, state.theta, prompts=self.batch_size // source.group_size,
+            estimator, source.mdp, source.policy, state.theta, prompts=prompts,
             group_size=source.group_size, behaviour=source.behaviour,
         )  # fmt: skip
 

@@ -19,9 +19,8 @@ import numpy as np
 
 from reinforce_np import arguments, exact
 from reinforce_np.exact.derivatives import smallest_solution
+from reinforce_np.exact.record import norm
 from reinforce_np.training.schedules import rate_at
-
-SQUARABLE = 1e150  # numbers whose squares can still be added up
 
 
 class Steps(NamedTuple):
@@ -360,15 +359,10 @@ def clipped(gradient, limit):
     >>> clipped(np.array([3.0, 4.0]), 1.0)
     array([0.6, 0.8])
     """
-    norm = 0.0 if limit is None else length(gradient)
-    return gradient if limit is None or norm <= limit else gradient * (limit / norm)
-
-
-def length(gradient):
-    """‖g‖, also where the square of a component is beyond float64."""
-    largest = float(np.abs(gradient).max(initial=0.0))
-    scale = largest if largest > SQUARABLE else 1.0
-    return scale * float(np.linalg.norm(gradient / scale))
+    if limit is None or norm(gradient) <= limit:
+        return gradient
+    unit = gradient / np.abs(gradient).max()  # so that the length itself may be beyond float64
+    return unit * (limit / norm(unit))
 
 
 def step_size(rate):
