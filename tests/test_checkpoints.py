@@ -172,6 +172,32 @@ def test_damaged_files_are_refused(finished, tmp_path):
             same(found, whole)  # a bit that means nothing, such as that of a date
 
 
+@pytest.mark.parametrize(("member", "change", "message"), [
+    ("history.iteration", lambda x: x[::-1], "count iterations"), ("history.iteration", lambda x: x + 1, "count iterations"),
+    ("history.evaluated", lambda x: x[::-1], "not in order"), ("history.evaluated", lambda x: x + 9, "after the last"),
+    ("history.theta", lambda x: np.ones((len(x), 2)), "keeps 2 parameters"),
+])  # fmt: skip
+def test_histories_that_no_run_has_are_refused(finished, tmp_path, member, change, message):
+    stored = as_npz.arrays(finished.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
+    path = tmp_path / "bad.npz"
+    with open(path, "wb") as stream:
+        as_npz.write_arrays(stream, stored | {member: change(stored[member])})
+    with pytest.raises(FileFormatError, match=message):
+        run(checkpoint=Checkpoint(path, resume=True))
+
+
+def test_a_seed_is_told_from_its_children(tmp_path):
+    path = tmp_path / "run.npz"
+    first, second = np.random.SeedSequence(3).spawn(2)
+    run(1, Checkpoint(path), rng=second)
+    for other, said in (
+        (3, r"3 with spawn_key=\[1\], and not 3 with spawn_key=\[\]"),
+        (first, r"spawn_key=\[1\], and not 3 with spawn_key=\[0\]"),
+    ):
+        with pytest.raises(FileFormatError, match=said):
+            run(2, Checkpoint(path, resume=True), rng=other)
+
+
 def test_wrong_headers_are_refused(finished, tmp_path):
     stored = as_npz.arrays(
         finished.read_bytes(),

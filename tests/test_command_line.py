@@ -673,3 +673,51 @@ def test_bad_usage_of_estimators(capsys, argv, code, said):
     actual, out, err = run(capsys, "estimators", *argv)
     assert (actual, out) == (code, "")
     assert said in err
+
+
+def test_masked_parameters_are_null_in_json(capsys, tmp_path):
+    theta = tmp_path / "theta.npy"
+    np.save(theta, [-np.inf, 0, 0] * 3)
+    for argv in (
+        ["check", *FEW],
+        ["estimators"],
+        ["variance", "parts", "--mdp", "referee"],
+        ["variance", "batch", "--mdp", "referee"],
+    ):
+        code, out, err = run(capsys, *argv, "--theta", theta, "--json")
+        assert (code, err) == (0, "") and json.loads(out)["theta"] == [None, 0, 0] * 3
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_what_a_terminal_has_no_sign_for_is_a_question_mark(encoding):
+    done = process("catalogue", "gamma_t_dropped", env={**os.environ, "PYTHONIOENCODING": encoding})
+    assert (done.returncode, done.stderr) == (0, b"") and b"What it is" in done.stdout and b"?" in done.stdout
+
+
+def test_a_verdict_that_nobody_reads_is_a_verdict():
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = process("check", "--trajectories", "2", stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (3, b"")
+
+
+@pytest.mark.parametrize(("argv", "remedy"), [
+    (["train", "--mdp", "referee", "--moments", "--evaluate-every", "0"], "pass one of them"),
+    (["train", "--checkpoint-every", "1"], "--checkpoint FILE"),
+    (["train", "--env", "CartPole-v1", "--evaluate-every", "3"], "use --mdp"),
+    (["variance", "horizon", "--values", "1,2", "--horizon", "7"], "pass its --values"),
+    (["variance", "gamma", "--values", "0.5,1", "--gamma", "0.3"], "pass its --values"),
+    (["train", "--schedule", "linear:²"], "linear:STEPS"),
+])  # fmt: skip
+def test_options_that_would_do_nothing_are_refused(capsys, argv, remedy):
+    code, out, err = run(capsys, *argv)
+    assert (code, out) == (2, "") and remedy in err
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_the_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))
+    for option in ("--history", "--checkpoint"):
+        path = tmp_path / ("h.csv" if option == "--history" else "c.npz")
+        code, out, err = run(capsys, "train", "--mdp", "referee", "--episodes", "100", option, path)
+        assert (code, out) == (2, "") and "another one" in err and not path.exists()

@@ -377,3 +377,22 @@ def test_what_is_rounding_of_a_temporal_difference_is_no_noise(scale):
 def test_a_factor_that_leaves_float64_is_refused():
     with pytest.raises(ValueError, match="float64"):
         largest_contributions(algorithms.reinforce(), MDP, POLICY, np.zeros(9), factor=1e-308)
+
+
+def test_states_in_which_no_action_is_drawn_need_no_behaviour():
+    """One step: where it leads nobody acts, and nothing is never seen."""
+    mdp = deterministic([[1, 1], [1, 1]], [[1.0, 0.0], [0.0, 0.0]], [[False, False], [False, False]], 1.0)
+    estimator, behaviour = Estimator(TotalReturn(), ratio=TrajectoryRatio()), np.array([[0.5, 0.5], [1.0, 0.0]])
+    given = estimator, mdp.replace(horizon=1), TabularSoftmax(2, 2), np.zeros(4)
+    assert judge(*given, behaviour=behaviour).kind == "unbiased"
+    with pytest.raises(ValueError, match="never seen"):
+        judge(estimator, mdp, *given[2:], behaviour=behaviour)
+
+
+@pytest.mark.parametrize("shape", [(1,), (4,), (12,), (2, 9)])
+@pytest.mark.parametrize("covariance", [False, True])
+def test_a_baseline_per_component_fits_the_policy_by_any_route(shape, covariance):
+    estimator = Estimator(PerComponent(TotalReturn(), np.zeros(shape)))
+    for route in (None, "enumeration"):
+        with pytest.raises(ValueError, match=r"it must be \(9,\) or \(3, 9\)"):
+            moments(estimator, MDP, POLICY, np.zeros(9), covariance=covariance, route=route)

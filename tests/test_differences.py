@@ -538,6 +538,15 @@ WRONG = {  # a wrong gradient, which components differ, and what must be said
 }
 
 
+@pytest.mark.parametrize("scale", [1e-170, 1e170])
+@pytest.mark.parametrize("name", WRONG)
+def test_diagnoses_do_not_depend_on_units(name, scale):
+    claimed, n, message = WRONG[name]
+    message = message.replace("0.25", "2.5e(-171|\\+169)") if name == "offset" else message
+    apart = np.flatnonzero(np.abs(claimed - G) > 1e-12)
+    assert re.search(message, diagnose(scale * claimed, scale * G, apart)) and len(apart) == n
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_diagnoses(name):
     claimed, n, message = WRONG[name]

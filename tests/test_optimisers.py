@@ -105,6 +105,8 @@ def test_clipping_keeps_the_direction(gradient, limit):
 
 def test_clipping_a_gradient_too_large_to_be_squared():
     np.testing.assert_allclose(clipped(np.array([3e200, -4e200]), 1.0), [0.6, -0.8], rtol=1e-15)
+    np.testing.assert_allclose(clipped(np.full(4, 1.5e308), 1.0), np.full(4, 0.5), rtol=1e-15)  # whose length is none
+    np.testing.assert_allclose(clipped(np.array([3e-200, -4e-200]), 1e-200), [0.6e-200, -0.8e-200], rtol=1e-15)
 
 
 @pytest.mark.parametrize(

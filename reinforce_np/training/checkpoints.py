@@ -180,6 +180,12 @@ def read(path, identity, seed, n_parameters, optimiser, critic):
         history = History(**{name: arrays[f"history.{name}"] for name in members()})
         if (len(history), len(history.evaluated)) != (state.iteration, state.evaluations):
             raise ValueError(f"its history has {len(history)} iterations; the header says {state.iteration}")
+        if not np.array_equal(history.iteration, np.arange(1, len(history) + 1)):
+            raise ValueError("its history does not count iterations 1, 2, 3, ...")
+        if np.any(np.diff(history.evaluated, prepend=-1, append=state.iteration + 1) <= 0):
+            raise ValueError("its history holds evaluations that are not in order, or after the last iteration")
+        if len(history.theta) and history.theta.shape[1] not in (0, n_parameters):
+            raise ValueError(f"its history keeps {history.theta.shape[1]} parameters; the policy has {n_parameters}")
     except (ValueError, TypeError, RecursionError, MemoryError, OverflowError) as error:
         raise arguments.FileFormatError(f"{path}: {error}") from None
     return state, history, found
