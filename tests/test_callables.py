@@ -446,3 +446,13 @@ def test_the_objective_may_be_made_from_the_problem():
     verdict = judge(whole_return, problem, objective=lambda p: exact.KLRegularised(p.reference, p.beta))
     assert verdict.kind == "biased"
     assert isinstance(verdict.objective, exact.KLRegularised)
+
+
+@pytest.mark.parametrize(("given", "message"), [
+    ({"precision": "foo"}, "precision='foo' is no dtype"), ({"precision": int}, "is no dtype of floating-point numbers"),
+    ({"behaviour": [[0.5, 0.5], [1.0]]}, "behaviour"),
+])  # fmt: skip
+def test_what_numpy_refuses_is_refused_by_name(given, message):
+    problem = examples.referee(horizon=2), TabularSoftmax(3, 3), np.zeros(9)
+    with pytest.raises((ValueError, TypeError), match=message):
+        judge(lambda trajectories, theta: np.zeros(9), *problem, **given)

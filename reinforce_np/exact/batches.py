@@ -119,7 +119,7 @@ def moments_by_enumeration(
         second += weights @ estimates**2
         n_batches += len(members)
     check_estimates(largest)
-    eps = eps if precision is None else max(eps, float(np.finfo(precision).eps))
+    eps = eps if precision is None else max(eps, _rounding_of(precision))
     for members, estimates in kept:
         _check_repeatable(estimator, trajectories, problem, members, estimates)
         if exchangeable:
@@ -369,6 +369,16 @@ def table_of(estimator):
     advantage = getattr(estimator.advantage, "of", estimator.advantage)
     table = np.asarray(getattr(advantage, "critic", getattr(advantage, "baseline", 0.0)))
     return table if table.size else np.zeros(1)
+
+
+def _rounding_of(precision):
+    """Return the unit rounding of a dtype of floating-point numbers, or say that it is none."""
+    try:
+        return float(np.finfo(precision).eps)
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"precision={precision!r} is no dtype of floating-point numbers; pass one such as np.float32"
+        ) from None
 
 
 def check_support(mdp, policy, theta, behaviour):

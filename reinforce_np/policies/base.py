@@ -394,7 +394,7 @@ class SoftmaxPolicy:
             raise ValueError(
                 f"{name}=None: there is none here; pass one, parameters (D,) or a table (S, A), as in Problem({name}=...)"
             )
-        other = np.asarray(other)
+        other = arguments.as_array(name, other)
         if other.ndim == 1:
             return self.log_probabilities(
                 arguments.real_array(name, other, shape=(self.n_parameters,), minus_infinity=self.allows_minus_infinity)
