@@ -247,8 +247,6 @@ def _nearest_unbiased(trajectories, members, p, f, problem, objective):
         scaled = (Z * (p * weight)[:, None]).reshape(len(Z), -1)
         u = u + np.tensordot(np.linalg.lstsq(scaled @ flat.T, scaled @ (f - u).ravel(), rcond=None)[0], Z, axes=1)
         distance = np.sqrt(((f - u) ** 2).sum(axis=1))
-        if not distance.any():
-            break
         weight = 1.0 / np.maximum(distance / distance.max(), NEAR)
         weight /= weight.max()
     return u

@@ -399,9 +399,8 @@ class _Run:
             model = Draw(nothing, source.mdp, source.policy)
             critic = self.critic.start(model) if state.critic is None else state.critic
             estimator = self._made(self.critic.values(critic, model))
-        prompts = -(
-            -self.batch_size // source.group_size // self.update.minibatches
-        )  # of the first part, which is the largest
+        groups = self.batch_size // source.group_size
+        prompts = -(-groups // self.update.minibatches)  # of the first part, which is the largest
         return exact.moments(
             estimator, source.mdp, source.policy, state.theta, prompts=prompts,
             group_size=source.group_size, behaviour=source.behaviour,
