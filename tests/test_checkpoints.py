@@ -176,6 +176,7 @@ def test_damaged_files_are_refused(finished, tmp_path):
     ("history.iteration", lambda x: x[::-1], "count iterations"), ("history.iteration", lambda x: x + 1, "count iterations"),
     ("history.evaluated", lambda x: x[::-1], "not in order"), ("history.evaluated", lambda x: x + 9, "after the last"),
     ("history.theta", lambda x: np.ones((len(x), 2)), "keeps 2 parameters"),
+    ("critic.squares", lambda x: x * np.inf, "squares of its state of the critic is not finite"),
 ])  # fmt: skip
 def test_histories_that_no_run_has_are_refused(finished, tmp_path, member, change, message):
     stored = as_npz.arrays(finished.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
@@ -184,6 +185,45 @@ def test_histories_that_no_run_has_are_refused(finished, tmp_path, member, chang
         as_npz.write_arrays(stream, stored | {member: change(stored[member])})
     with pytest.raises(FileFormatError, match=message):
         run(checkpoint=Checkpoint(path, resume=True))
+
+
+def test_states_that_do_not_fit_are_refused(tmp_path):
+    path, bad = tmp_path / "run.npz", tmp_path / "bad.npz"
+    adam = RUNS["adam, least squares"]
+    run(2, Checkpoint(path), **adam)
+    stored = as_npz.arrays(path.read_bytes(), lambda text: checkpoints._wanted(text, {}, None))
+    header = json.loads(stored["header"].tobytes())
+    for change, message in (
+        (
+            {"optimiser.m": stored["optimiser.m"][:1]},
+            r"m of its state of the optimiser has shape \(1,\); it must be \(9,\)",
+        ),
+        ({"optimiser.v": stored["optimiser.v"] * np.nan}, "v of its state of the optimiser is not finite"),
+        ({"critic.squares": None, "critic.products": None}, "no state of the critic after 2 iterations"),
+    ):
+        arrays = {name: x for name, x in (stored | change).items() if x is not None}
+        states = {name: form for name, form in header["states"].items() if name in arrays}
+        text = np.frombuffer(json.dumps(header | {"states": states}).encode(), dtype=np.uint8)
+        with open(bad, "wb") as stream:
+            as_npz.write_arrays(stream, arrays | {"header": text})
+        with pytest.raises(FileFormatError, match=message):
+            run(checkpoint=Checkpoint(bad, resume=True), **adam)
+
+
+class Stateless:
+    """Plain ascent by somebody's own class, which has nothing to remember."""
+
+    def start(self, theta):
+        return None
+
+    def step(self, theta, gradient, state, draw=None):
+        return theta + 0.1 * gradient, None
+
+
+def test_an_optimiser_without_a_state_goes_on(tmp_path):
+    path = tmp_path / "run.npz"
+    run(2, Checkpoint(path), optimiser=Stateless())
+    same(run(4, Checkpoint(path, resume=True), optimiser=Stateless()), run(4, optimiser=Stateless()))
 
 
 def test_a_seed_is_told_from_its_children(tmp_path):

@@ -22,7 +22,7 @@ DEFAULT_MDP = "referee"
 SHORT_HORIZON = 3  # of that model, whose batches can then be listed
 RANDOM_FEATURES = 4
 OWN_FEATURES = {"short_corridor": lambda: action_features(4, 2), "baxter_bartlett": baxter_bartlett_features}
-MOST_STEPS = 100_000  # of --horizon: a second or so for each recursion
+MOST_STEPS = 100_000  # of --horizon: seconds for the gradient, minutes for all that `check` computes
 MOST_FEATURES = 2**26
 LARGEST_FILE = 2**30  # bytes of a features or theta file
 

@@ -200,7 +200,8 @@ def moments_by_recursion(estimator, mdp, policy, theta, *, prompts=1, group_size
     kind, tables = form
     if kind == "group" and group_size < 2:
         raise ValueError(
-            f"group_size={group_size}: {type(estimator.advantage).__name__} compares the members of a group; draw at least two"
+            f"group_size={group_size}: {type(getattr(estimator.advantage, 'of', estimator.advantage)).__name__} compares the members "
+            "of a group; draw at least two"
         )
     D = policy.n_parameters
     step = D if covariance else max(TOGETHER, NUMBERS // (mdp.n_states * mdp.n_actions))

@@ -138,8 +138,10 @@ def read(path, identity, seed, n_parameters, optimiser, critic):
         Its seed; None takes that of the file.
     n_parameters : int
         D.
-    optimiser, critic : type or None
-        The NamedTuples of their states.
+    optimiser : NamedTuple or None
+        Its state before the first step; None for one that has none.
+    critic : type or None
+        The NamedTuple of its states.
 
     Returns
     -------
@@ -174,9 +176,12 @@ def read(path, identity, seed, n_parameters, optimiser, critic):
             header["iteration"],
             header["evaluations"],
             theta,
-            _state(optimiser, "optimiser", arrays),
+            None if optimiser is None else _state(type(optimiser), "optimiser", arrays),
             _state(critic, "critic", arrays) if any(name.startswith("critic.") for name in arrays) else None,
         )
+        _check_like(optimiser, state.optimiser, n_parameters)
+        if state.critic is None and state.iteration and getattr(critic, "_fields", None):
+            raise ValueError(f"it holds no state of the critic after {state.iteration} iterations")
         history = History(**{name: arrays[f"history.{name}"] for name in members()})
         if (len(history), len(history.evaluated)) != (state.iteration, state.evaluations):
             raise ValueError(f"its history has {len(history)} iterations; the header says {state.iteration}")
@@ -272,7 +277,18 @@ def _state(kind, prefix, arrays):
         raise arguments.FileFormatError(
             f"it holds a state of the {prefix} that this run cannot use: {', '.join(sorted(found))}"
         )
+    for name, array in found.items():
+        if not arguments.all_finite(array):
+            raise arguments.FileFormatError(f"{name} of its state of the {prefix} is not finite")
     return kind(**{name: array.item() if array.ndim == 0 else array for name, array in found.items()})
+
+
+def _check_like(first, state, n_parameters):
+    """Refuse a state of an optimiser whose numbers, one a parameter before the first step, are of another shape."""
+    for name, value in () if first is None else first._asdict().items():
+        shape = np.shape(getattr(state, name))
+        if np.shape(value) in ((), (n_parameters,)) and shape != np.shape(value):
+            raise ValueError(f"{name} of its state of the optimiser has shape {shape}; it must be {np.shape(value)}")
 
 
 def _plain(entropy):

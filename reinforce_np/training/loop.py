@@ -159,8 +159,10 @@ def train(
     n_parameters = run.n_parameters(theta)
     identity = None if checkpoint is None else run.identity(theta)
     if checkpoint is not None and checkpoint.resume and checkpoints.exists(checkpoint.path):
-        kinds = type(optimiser.start(np.zeros(n_parameters))), getattr(critic, "State", None)
-        state, history, seed = checkpoints.read(checkpoint.path, identity, seed, n_parameters, *kinds)
+        first = optimiser.start(np.zeros(n_parameters))
+        state, history, seed = checkpoints.read(
+            checkpoint.path, identity, seed, n_parameters, first, getattr(critic, "State", None)
+        )
         recorder = Recorder(history.theta.shape[1], history)
     else:
         if checkpoint is not None:
