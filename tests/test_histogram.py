@@ -31,6 +31,7 @@ from reinforce_np import (
     MaskedRatio,
     OnPolicy,
     PerComponent,
+    PerDecisionRatio,
     PerLength,
     PerToken,
     PerTrajectory,
@@ -515,7 +516,9 @@ def test_a_trace_that_fades_is_not_one_number_a_trajectory(normaliser, group_siz
     )
     policy, theta = TabularSoftmax(1, 2), np.array([0.3, 0.0])
     estimator = Estimator(RewardToGo(), ratio=VTrace(1.0, 0.5), normaliser=normaliser)
-    assert not has_histogram(estimator, stay_or_end)
+    assert not any(
+        has_histogram(Estimator(RewardToGo(), ratio=VTrace(*x)), stay_or_end) for x in ((1, 0.5), (0.5, 1), (0.5, 0.5))
+    )
     assert has_histogram(Estimator(RewardToGo(), ratio=VTrace(1.0, 1.0), normaliser=normaliser), stay_or_end)
     found = moments(estimator, stay_or_end, policy, theta, group_size=group_size)
     if group_size == 1 and isinstance(normaliser, PerLength):
@@ -530,6 +533,36 @@ def test_a_trace_that_fades_is_not_one_number_a_trajectory(normaliser, group_siz
     expected = moments(estimator, stay_or_end, policy, theta, group_size=group_size, route="enumeration")
     assert_exact(found.mean, expected.mean)
     assert_exact(found.variance, expected.variance)
+
+
+RATIOS = [
+    VTrace(0.5, 1.0), VTrace(0.5, 2.0), VTrace(1.0, 0.5), VTrace(2.0, 0.5), VTrace(3.0, 3.0), PerDecisionRatio(), PerDecisionRatio(past=False),
+    TokenRatio(), TrajectoryRatio(), ClippedRatio(0.2, 0.2), TruncatedRatio(0.5), TruncatedRatio(2.0), MaskedRatio(0.5, 2.0),
+    MaskedRatio(2.0, 3.0), GeometricMeanRatio(), OnPolicy(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", RATIOS, ids=repr)
+@pytest.mark.parametrize("advantage", [
+    RewardToGo(), RewardToGo(0.3), TotalReturn(), LeaveOneOut(), GroupMean(), BatchStandardised(RewardToGo(), ddof=0, eps=0.1),
+])  # fmt: skip
+def test_no_ratio_makes_the_histogram_another(ratio, advantage):
+    """On-policy all ratios are one, but what an estimator makes of them need not be."""
+    stay_or_end = FiniteMDP(
+        [[[1.0], [1.0]]], [[[0], [0]]], [[[0.0], [1.0]]], [[[False], [True]]], initial=[1.0], gamma=1.0, horizon=3
+    )
+    try:
+        estimators = [
+            Estimator(advantage, ratio=ratio, normaliser=n) for n in (PerTrajectory(), PerLength(), PerToken())
+        ]
+    except (ValueError, TypeError):
+        assert isinstance(ratio, VTrace | PerDecisionRatio)  # which are refused beside what is no trace
+        return
+    for estimator in estimators:
+        given = estimator, stay_or_end, TabularSoftmax(1, 2), np.array([0.3, 0.0])
+        found, expected = (moments(*given, group_size=2, route=route) for route in (None, "enumeration"))
+        assert_exact(found.mean, expected.mean)
+        assert_exact(found.variance, expected.variance)
 
 
 @pytest.mark.parametrize("advantage", [

@@ -59,7 +59,7 @@ def main(argv=None):
     if options.run is None:
         root.print_help()
         return BAD_INPUT
-    if hasattr(sys.stdout, "reconfigure"):
+    if argv is None and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")  # a terminal that has no γ gets a question mark
     try:
         code = options.run(options)

@@ -197,6 +197,7 @@ def positive_real(text):
 
 def run(options):
     """Run the command and return its exit code."""
+    check_options(options)
     check_files(options)
     task = Task(options)
     checkpoint = None
@@ -344,20 +345,29 @@ def finite_problem(options):
     return models.problem(options)
 
 
-def check_files(options):
-    """Refuse what cannot be written, before the work, so that it is not in vain."""
+def check_options(options):
+    """Refuse what would do nothing beside the other options."""
     if options.resume and options.checkpoint is None:
         raise ValueError("--resume goes on from a checkpoint; pass --checkpoint FILE too")
-    if options.checkpoint is not None and os.path.lexists(options.checkpoint) and not options.resume:
-        raise ValueError(f"--checkpoint {options.checkpoint} exists; pass --resume to go on with it, or another path")
     if options.checkpoint_every is not None and options.checkpoint is None:
         raise ValueError("--checkpoint-every says how often --checkpoint FILE is written; pass that too")
+    if options.checkpoint_every is not None and options.checkpoint_every < 0:
+        raise ValueError(f"--checkpoint-every {options.checkpoint_every:g} is negative; pass seconds >= 0")
     if options.moments and options.evaluate_every == 0:
         raise ValueError(
             "--moments are part of the exact evaluations, and --evaluate-every 0 leaves them out; pass one of them"
         )
-    if options.checkpoint_every is not None and options.checkpoint_every < 0:
-        raise ValueError(f"--checkpoint-every {options.checkpoint_every:g} is negative; pass seconds >= 0")
+    for name in ("exact_path", "moments", "evaluate_every"):
+        if options.env is not None and getattr(options, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')}: nothing is known exactly of the black box --env {options.env}; use --mdp"
+            )
+
+
+def check_files(options):
+    """Refuse what cannot be written, before the work, so that it is not in vain."""
+    if options.checkpoint is not None and os.path.lexists(options.checkpoint) and not options.resume:
+        raise ValueError(f"--checkpoint {options.checkpoint} exists; pass --resume to go on with it, or another path")
     if options.history is not None and not options.history.lower().endswith(SUFFIXES):
         raise ValueError(f"--history {options.history}: pass a file ending in {', '.join(SUFFIXES)}")
     if options.save_theta is not None and not options.save_theta.lower().endswith(".npy"):
@@ -368,12 +378,6 @@ def check_files(options):
         plots.matplotlib_figure()
     for name in ("checkpoint", "history", "save_theta", "plot"):
         check_place(name.replace("_", "-"), getattr(options, name))
-    if options.env is not None:
-        for name in ("exact_path", "moments", "evaluate_every"):
-            if getattr(options, name):
-                raise ValueError(
-                    f"--{name.replace('_', '-')}: nothing is known exactly of the black box --env {options.env}; use --mdp"
-                )
 
 
 def check_place(option, path):

@@ -95,7 +95,8 @@ def has_histogram(estimator, mdp, behaviour=None):
     if isinstance(advantage, LeaveOneOut):
         return not advantage.per_step
     if isinstance(advantage, RewardToGo):  # the same number at every step when all is paid at the end
-        if isinstance(estimator.ratio, VTrace) and estimator.ratio.c_limit < 1:  # fades towards the first step
+        ratio = estimator.ratio
+        if isinstance(ratio, VTrace) and min(ratio.rho_limit, ratio.c_limit) < 1:  # weighs steps by how many come after
             return False
         return mdp.gamma == 1 and advantage.baseline.ndim == 0 and not estimator.penalty and _paid_at_the_end(mdp)
     return isinstance(advantage, TotalReturn | GroupMean | GroupStandardised)
